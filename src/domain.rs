@@ -1,0 +1,20 @@
+//! The words of the program and its pure decisions: what a job is, whose trouble an error is, what the
+//! ledger's record may become.
+//!
+//! Promises: no I/O, no clock, no HTTP status, no AMQP. Everything here takes data (and `now`, and dice)
+//! and returns data. Imports nothing of this crate outside itself.
+
+pub mod event;
+pub mod fault;
+pub mod job;
+pub mod reason;
+pub mod record;
+pub mod retry;
+
+pub use event::{Event, Evidence, Failure, Imported, Outcome, Timings};
+pub use fault::{Dependency, Fault, Limit, OursScope, RestoreError, ThrottleScope};
+pub use job::{
+    BlobRef, ByteRange, ChangeKey, Compression, Encoding, FolderId, GraphVersion, ImportMode, Invalid,
+    ItemId, JobId, MailboxId, Metadata, RestoreJob, TenantId, UnixMillis,
+};
+pub use reason::Reason;

@@ -1,0 +1,1 @@
+//! The ledger's record of one job as a pure state machine.

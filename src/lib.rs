@@ -1,0 +1,4 @@
+//! Puts Exchange mailbox items back.
+
+pub mod domain;
+pub mod metrics;
