@@ -1,4 +1,6 @@
 //! Puts Exchange mailbox items back.
 
 pub mod domain;
+pub mod exchange;
 pub mod metrics;
+pub mod secret;
