@@ -27,6 +27,8 @@ pub mod identity;
 mod import;
 mod look;
 mod session;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 pub use clock::ServerClock;
