@@ -10,6 +10,7 @@ pub mod job;
 pub mod reason;
 pub mod record;
 pub mod retry;
+pub mod tenancy;
 
 pub use event::{Event, Evidence, Failure, Imported, Outcome, Timings};
 pub use fault::{Dependency, Fault, Limit, OursScope, RestoreError, ThrottleScope};

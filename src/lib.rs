@@ -1,4 +1,5 @@
 //! Puts Exchange mailbox items back.
 
+pub mod contract;
 pub mod domain;
 pub mod metrics;
