@@ -4,6 +4,7 @@
 //! Promises: no I/O, no clock, no HTTP status, no AMQP. Everything here takes data (and `now`, and dice)
 //! and returns data. Imports nothing of this crate outside itself.
 
+pub mod doubt;
 pub mod event;
 pub mod fault;
 pub mod job;
@@ -12,6 +13,7 @@ pub mod record;
 pub mod retry;
 pub mod tenancy;
 
+pub use doubt::{ItemIdentity, SeenItem};
 pub use event::{Event, Evidence, Failure, Imported, Outcome, Timings};
 pub use fault::{Dependency, Fault, Limit, OursScope, RestoreError, ThrottleScope};
 pub use job::{
