@@ -8,6 +8,7 @@ pub mod doubt;
 pub mod event;
 pub mod fault;
 pub mod job;
+pub mod journey;
 pub mod reason;
 pub mod record;
 pub mod retry;
@@ -20,4 +21,5 @@ pub use job::{
     BlobRef, ByteRange, ChangeKey, Compression, Encoding, FolderId, GraphVersion, ImportMode, Invalid,
     ItemId, JobId, MailboxId, Metadata, RestoreJob, TenantId, UnixMillis,
 };
+pub use journey::Journey;
 pub use reason::Reason;

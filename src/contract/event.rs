@@ -40,6 +40,8 @@ pub struct Rendered {
     pub subject: Option<String>,
     /// `completedAt`.
     pub time: String,
+    /// The same in unix seconds, for the AMQP timestamp.
+    pub unix_seconds: u64,
 }
 
 /// `<jobId>/<replay>/<status>`; where a message ended rather than a job, `/<16 hex of its body's SHA-256>` behind.
@@ -122,6 +124,7 @@ pub fn render(
         message_id: event_id(subject, event),
         subject: job.map(|j| j.mailbox.as_str().to_owned()),
         time,
+        unix_seconds: u64::try_from(completed_at.0 / 1_000).unwrap_or(0),
     })
 }
 
@@ -238,6 +241,7 @@ impl<'a> From<&'a BlobRef> for WireBlob<'a> {
     }
 }
 
+#[expect(clippy::struct_field_names, reason = "the contract's names")]
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct WireTimings {

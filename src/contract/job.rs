@@ -115,6 +115,7 @@ fn malformed(why: String) -> (Reason, String) {
     (Reason::JobMalformed, why)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn invalid(invalid: Invalid) -> (Reason, String) {
     malformed(invalid.to_string())
 }
@@ -392,6 +393,7 @@ struct WireCloudEvent<'a> {
     _source: String,
     #[serde(borrow, default)]
     data: Option<&'a RawValue>,
+    #[expect(clippy::zero_sized_map_values, reason = "serde cannot flatten into a set")]
     #[serde(flatten)]
     extensions: BTreeMap<String, IgnoredAny>,
 }

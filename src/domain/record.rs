@@ -421,7 +421,7 @@ fn millis(duration: Duration) -> u64 {
 mod tests {
     use super::*;
 
-    const LEASE: Duration = Duration::from_secs(60);
+    const LEASE: Duration = Duration::from_mins(1);
 
     fn who(replay: u32) -> Claimant {
         Claimant { fingerprint: "f".into(), replay, force: None }
