@@ -7,6 +7,7 @@
 pub mod doubt;
 pub mod event;
 pub mod fault;
+pub mod hex;
 pub mod job;
 pub mod journey;
 pub mod reason;

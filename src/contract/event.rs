@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
+use crate::domain::hex::hex;
 use crate::domain::{BlobRef, Event, ImportMode, Outcome, RestoreJob, UnixMillis};
 
 /// Who tells.
@@ -149,16 +150,6 @@ pub fn rfc3339(moment: UnixMillis) -> String {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Lower-case hexadecimal.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a String cannot fail");
-        text
-    })
 }
 
 #[derive(Serialize)]

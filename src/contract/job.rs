@@ -10,7 +10,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use super::names::{JOB_TYPE, MAX_JOB};
 use crate::domain::{
     BlobRef, ByteRange, ChangeKey, Compression, Encoding, FolderId, GraphVersion, ImportMode, Invalid,
-    ItemId, JobId, MailboxId, Metadata, Reason, RestoreJob, TenantId, UnixMillis,
+    ItemId, JobId, MailboxId, Metadata, Reason, RestoreJob, TenantId, UnixMillis, hex::unhex,
 };
 
 /// Why bytes are no job; keeps the job id if that much could be read, so that its emitter can be told.
@@ -239,20 +239,9 @@ fn blob(wire: WireBlob) -> Result<BlobRef, (Reason, String)> {
 }
 
 fn digest(hex: &str) -> Result<[u8; 32], (Reason, String)> {
-    parse_hex32(hex).ok_or_else(|| malformed("blob.sha256: must be 64 hexadecimal digits".into()))
-}
-
-/// 64 hexadecimal digits → 32 bytes.
-#[must_use]
-pub fn parse_hex32(hex: &str) -> Option<[u8; 32]> {
-    let mut bytes = [0; 32];
-    if hex.len() != 64 || !hex.is_ascii() {
-        return None;
-    }
-    for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(bytes)
+    unhex(hex)
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or_else(|| malformed("blob.sha256: must be 64 hexadecimal digits".into()))
 }
 
 fn moment(text: &str) -> Result<UnixMillis, (Reason, String)> {
