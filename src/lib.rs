@@ -1,4 +1,5 @@
 //! Puts Exchange mailbox items back.
 
 pub mod domain;
+pub mod fts;
 pub mod metrics;
