@@ -1,5 +1,7 @@
 //! Puts Exchange mailbox items back.
 
+pub mod blob_store;
 pub mod domain;
 pub mod fts;
 pub mod metrics;
+pub mod s3_client;

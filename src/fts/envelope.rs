@@ -41,7 +41,8 @@ impl ServerVersion {
     /// Reads the three words of a `TellPartnerVersion`.
     #[must_use]
     pub fn read(bytes: [u8; VERSION]) -> Self {
-        let [a, b, c] = [[bytes[0], bytes[1]], [bytes[2], bytes[3]], [bytes[4], bytes[5]]].map(u16::from_le_bytes);
+        let [a, b, c] =
+            [[bytes[0], bytes[1]], [bytes[2], bytes[3]], [bytes[4], bytes[5]]].map(u16::from_le_bytes);
         if b & 0x8000 == 0 { Self([a, 0, b, c]) } else { Self([a >> 8, a & 0xFF, b & 0x7FFF, c]) }
     }
 }

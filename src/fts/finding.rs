@@ -135,7 +135,11 @@ mod tests {
     fn every_word_is_its_own_and_a_label() {
         let words: std::collections::BTreeSet<_> = Finding::ALL.iter().map(|f| f.as_str()).collect();
         assert_eq!(words.len(), KINDS);
-        assert!(words.iter().all(|w| w.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b.is_ascii_digit())));
+        assert!(
+            words
+                .iter()
+                .all(|w| w.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b.is_ascii_digit()))
+        );
     }
 
     #[test]
@@ -143,7 +147,15 @@ mod tests {
         let refusing: Vec<_> = Finding::ALL.iter().filter(|f| f.refuses()).map(|f| f.as_str()).collect();
         assert_eq!(
             refusing,
-            ["empty", "wrong_head", "base64_invalid", "record_cut_short", "no_content", "truncation_mark", "impossible_opcode"]
+            [
+                "empty",
+                "wrong_head",
+                "base64_invalid",
+                "record_cut_short",
+                "no_content",
+                "truncation_mark",
+                "impossible_opcode"
+            ]
         );
     }
 

@@ -111,7 +111,9 @@ mod tests {
             let mut input = *chunk;
             while let Some(piece) = framing.next(&mut input) {
                 match piece {
-                    Piece::Begin { opcode, length } => told.push(format!("{opcode}:{length}@{}", framing.record_at())),
+                    Piece::Begin { opcode, length } => {
+                        told.push(format!("{opcode}:{length}@{}", framing.record_at()))
+                    }
                     Piece::Payload { bytes, .. } => payload.extend_from_slice(bytes),
                     Piece::End { .. } => told.push(format!("{:?}", std::mem::take(&mut payload))),
                 }

@@ -70,15 +70,25 @@ enum State {
     Lid,
     Name,
     /// A length; after this value so many more values with a length of their own follow.
-    Length { more: u32 },
+    Length {
+        more: u32,
+    },
     /// A count of values of this size.
-    CountFixed { size: u32 },
+    CountFixed {
+        size: u32,
+    },
     CountVariable,
     CountOrLength,
     /// The count or length of the undocumented type is known; the next word decides which.
-    FirstOrText { first: u32 },
+    FirstOrText {
+        first: u32,
+    },
     /// In a value.
-    Value { left: u32, more: u32, size: Size },
+    Value {
+        left: u32,
+        more: u32,
+        size: Size,
+    },
     Lost,
 }
 
@@ -134,7 +144,11 @@ impl Lexer {
     /// Where the present element begins, unless the lexer stands between two.
     pub(super) fn inside_element(&self) -> Option<u64> {
         let between = self.state == State::Lost || (self.state == State::Tag && self.have == 0);
-        (!between).then_some(if self.state == State::Tag { self.at - self.have as u64 } else { self.property.at })
+        (!between).then_some(if self.state == State::Tag {
+            self.at - self.have as u64
+        } else {
+            self.property.at
+        })
     }
 
     /// Whether a writer may cut the stream here: between two atoms or inside a value of variable size (2.2.4.1).
@@ -142,9 +156,11 @@ impl Lexer {
         match self.state {
             State::Value { size: Size::Own, .. } | State::Lost => true,
             State::Value { left, size: Size::Fixed(size), .. } => left == size,
-            State::Tag | State::Length { .. } | State::CountFixed { .. } | State::CountVariable | State::CountOrLength => {
-                self.have == 0
-            }
+            State::Tag
+            | State::Length { .. }
+            | State::CountFixed { .. }
+            | State::CountVariable
+            | State::CountOrLength => self.have == 0,
             State::FirstOrText { .. } => self.have == 0,
             State::Set | State::NameKind | State::Lid | State::Name => false,
         }

@@ -132,7 +132,8 @@ impl Preflight {
             self.refuse_first()?;
         }
         let identity = self.inner.gathering.identity();
-        let findings = if self.mode == PreflightMode::Off { Findings::default() } else { self.inner.findings };
+        let findings =
+            if self.mode == PreflightMode::Off { Findings::default() } else { self.inner.findings };
         Ok(Report { findings, identity })
     }
 
@@ -173,8 +174,7 @@ impl Preflight {
         if self.mode == PreflightMode::Off {
             return Ok(());
         }
-        let looks_like =
-            if finding == Finding::WrongHead { looks_like(&self.beginning) } else { None };
+        let looks_like = if finding == Finding::WrongHead { looks_like(&self.beginning) } else { None };
         Err(Refusal { finding, at, looks_like })
     }
 

@@ -28,9 +28,9 @@ impl Marker {
             0x4004_0003 => Some(Self::EndToRecip),
             0x4018_0003 => Some(Self::ErrorInfo),
             // StartMessage, EndMessage, StartFAIMsg, StartTopFld, StartSubFld, EndFolder, IncrSync*.
-            0x400C_0003 | 0x400D_0003 | 0x4010_0003 | 0x4009_0003 | 0x400A_0003 | 0x400B_0003 | 0x4012_0003
-            | 0x407D_0003 | 0x4013_0003 | 0x4014_0003 | 0x402F_0003 | 0x403A_0003 | 0x403B_0003 | 0x4074_000B
-            | 0x4075_000B | 0x4015_0003 | 0x407B_0102 => Some(Self::Foreign),
+            0x400C_0003 | 0x400D_0003 | 0x4010_0003 | 0x4009_0003 | 0x400A_0003 | 0x400B_0003
+            | 0x4012_0003 | 0x407D_0003 | 0x4013_0003 | 0x4014_0003 | 0x402F_0003 | 0x403A_0003
+            | 0x403B_0003 | 0x4074_000B | 0x4075_000B | 0x4015_0003 | 0x407B_0102 => Some(Self::Foreign),
             _ => None,
         }
     }

@@ -14,8 +14,8 @@ pub(crate) struct Writer {
 pub(crate) const HEAD: [u8; 62] = {
     let mut head = [0; 62];
     let known: [u8; 48] = [
-        1, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 3, 0, 0, 0, 24, 0, 0, 0, 1, 0, 0, 0, 7, 3, 2, 0, 0, 0, 0, 0, 0xC0,
-        0, 0, 0, 0, 0, 0, 0x46, 0, 0x24, 0, 0x80,
+        1, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 3, 0, 0, 0, 24, 0, 0, 0, 1, 0, 0, 0, 7, 3, 2, 0, 0,
+        0, 0, 0, 0xC0, 0, 0, 0, 0, 0, 0, 0x46, 0, 0x24, 0, 0x80,
     ];
     let version: [u8; 14] = [4, 0, 0, 0, 6, 0, 0, 0, 0x14, 0x0F, 0xD6, 0x91, 0x86, 0x17];
     let mut i = 0;
@@ -63,7 +63,15 @@ impl Writer {
         let bytes: Vec<u8> = text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect();
         let length = u32::try_from(bytes.len()).expect("short");
         self.raw(
-            &[&0x8001_84B0_u32.to_le_bytes()[..], &set, &[0], &lid.to_le_bytes(), &length.to_le_bytes(), &bytes].concat(),
+            &[
+                &0x8001_84B0_u32.to_le_bytes()[..],
+                &set,
+                &[0],
+                &lid.to_le_bytes(),
+                &length.to_le_bytes(),
+                &bytes,
+            ]
+            .concat(),
         )
     }
 
@@ -95,7 +103,8 @@ impl Writer {
     }
 
     pub(crate) fn embedded(self, number: u32, message: &Self) -> Self {
-        let mut with = self.marker(0x4000_0003).word(0x0E21_0003, number).word(0x3705_0003, 5).marker(0x4001_0003);
+        let mut with =
+            self.marker(0x4000_0003).word(0x0E21_0003, number).word(0x3705_0003, 5).marker(0x4001_0003);
         let at = with.inner.len();
         with.cuts.extend(message.cuts.iter().map(|cut| cut + at));
         with.inner.extend_from_slice(&message.inner);

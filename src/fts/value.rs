@@ -26,10 +26,13 @@ pub(super) fn utf16(bytes: &[u8]) -> String {
 /// western pages are few.
 fn western(bytes: &[u8]) -> String {
     const C1: [char; 32] = [
-        '€', '\u{81}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{8d}', 'Ž', '\u{8f}', '\u{90}', '‘',
-        '’', '“', '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\u{9d}', 'ž', 'Ÿ',
+        '€', '\u{81}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{8d}', 'Ž', '\u{8f}',
+        '\u{90}', '‘', '’', '“', '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\u{9d}', 'ž', 'Ÿ',
     ];
-    bytes.iter().map(|&b| if (0x80..0xA0).contains(&b) { C1[usize::from(b - 0x80)] } else { char::from(b) }).collect()
+    bytes
+        .iter()
+        .map(|&b| if (0x80..0xA0).contains(&b) { C1[usize::from(b - 0x80)] } else { char::from(b) })
+        .collect()
 }
 
 /// A FILETIME; `None` when it is not 8 bytes or out of range.

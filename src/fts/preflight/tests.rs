@@ -31,7 +31,12 @@ fn mail() -> Writer {
 #[test]
 fn what_a_writer_writes_passes_strictly() {
     let embedded = mail().embedded(1, &Writer::mail("inside"));
-    for blob in [mail().blob(), embedded.blob(), mail().blob_in(60), Writer::mail("x").binary(0x1013, &[7; 100_000]).blob()] {
+    for blob in [
+        mail().blob(),
+        embedded.blob(),
+        mail().blob_in(60),
+        Writer::mail("x").binary(0x1013, &[7; 100_000]).blob(),
+    ] {
         let report = judge(PreflightMode::Strict, &blob, 1000).expect("passes");
         assert!(report.findings.is_empty());
         assert_eq!(report.identity.message_class.as_deref(), Some("IPM.Note"));
@@ -83,7 +88,11 @@ fn refusals() {
         ("a little garbage behind", with(&[0xFF; 20]), format!("impossible_opcode@{end}")),
         ("Exchange's mark", with(b"=== Truncated Data ==="), format!("truncation_mark@{end}")),
         ("Exchange's mark in UTF-16", with(&wide), format!("truncation_mark@{end}")),
-        ("Exchange's mark inside a record", [&good[..100], b"=== Truncated Data ===\r\n"].concat(), "truncation_mark@100".to_owned()),
+        (
+            "Exchange's mark inside a record",
+            [&good[..100], b"=== Truncated Data ===\r\n"].concat(),
+            "truncation_mark@100".to_owned(),
+        ),
         ("only Exchange's mark", b"=== Truncated Data ===".to_vec(), "wrong_head@0".to_owned()),
     ] {
         assert_eq!(refusal(&bytes), expected, "{name}");
@@ -124,24 +133,72 @@ fn warnings_do_not_refuse_unless_strict() {
         ("an unknown record", head_and(&[record(2, &inner), record(99, b"abc")]), "unknown_opcode"),
         ("records in another order", [&HEAD[16..48], &record(2, &inner)].concat(), "wrong_head"),
         ("Config twice", [&HEAD[..16], &HEAD[..], &record(2, &inner)].concat(), "record_order"),
-        ("another constant", { let mut h = HEAD; h[44] = 1; [&h[..], &record(2, &inner)].concat() }, "envelope_constant"),
-        ("an old server", { let mut h = HEAD; h[57] = 8; [&h[..], &record(2, &inner)].concat() }, "old_server"),
+        (
+            "another constant",
+            {
+                let mut h = HEAD;
+                h[44] = 1;
+                [&h[..], &record(2, &inner)].concat()
+            },
+            "envelope_constant",
+        ),
+        (
+            "an old server",
+            {
+                let mut h = HEAD;
+                h[57] = 8;
+                [&h[..], &record(2, &inner)].concat()
+            },
+            "old_server",
+        ),
         ("an empty buffer", head_and(&[record(2, &inner), record(2, b"")]), "empty_buffer"),
         ("an element cut short", head_and(&[record(2, &inner[..inner.len() - 1])]), "element_cut_short"),
-        ("an open recipient", Writer::mail("x").marker(0x4003_0003).word(0x3000_0003, 0).blob(), "markers_unbalanced"),
+        (
+            "an open recipient",
+            Writer::mail("x").marker(0x4003_0003).word(0x3000_0003, 0).blob(),
+            "markers_unbalanced",
+        ),
         ("an unknown type", Writer::mail("x").word(0x0001_0001, 0).blob(), "unknown_type"),
         ("an end without beginning", Writer::mail("x").marker(0x4004_0003).blob(), "marker_out_of_place"),
-        ("an embedded message outside an attachment", Writer::mail("x").marker(0x4001_0003).marker(0x4002_0003).blob(), "marker_out_of_place"),
-        ("a recipient without row id", Writer::mail("x").marker(0x4003_0003).text(0x3001, "a").marker(0x4004_0003).blob(), "first_property_missing"),
+        (
+            "an embedded message outside an attachment",
+            Writer::mail("x").marker(0x4001_0003).marker(0x4002_0003).blob(),
+            "marker_out_of_place",
+        ),
+        (
+            "a recipient without row id",
+            Writer::mail("x").marker(0x4003_0003).text(0x3001, "a").marker(0x4004_0003).blob(),
+            "first_property_missing",
+        ),
         ("a folder", Writer::mail("x").marker(0x4009_0003).blob(), "foreign_marker"),
         ("an error of the exporter", Writer::mail("x").word(0x400F_0003, 5).blob(), "error_info"),
         ("an atom split", head_and(&[record(2, &inner[..2]), record(2, &inner[2..])]), "atom_split"),
-        ("a string without zero", Writer::mail("x").raw(b"\xB0\x84\x01\x10\x02\0\0\0a\0").blob(), "string_unterminated"),
+        (
+            "a string without zero",
+            Writer::mail("x").raw(b"\xB0\x84\x01\x10\x02\0\0\0a\0").blob(),
+            "string_unterminated",
+        ),
         ("no class", Writer::default().text(0x0037, "x").blob(), "no_message_class"),
-        ("a full last buffer", Writer::mail("x").binary(0x1013, &vec![0; 31_680 - inner.len() - 8]).blob(), "last_buffer_full"),
-        ("251 attachments", (0..251).fold(Writer::mail("x"), |w, n| w.attachment(n, "a", b"")).blob(), "too_many_attachments"),
-        ("31 deep", (0..31).fold(Writer::mail("x"), |w, _| Writer::mail("x").embedded(0, &w)).blob(), "too_deep"),
-        ("65 deep", (0..65).fold(Writer::mail("x"), |w, _| Writer::mail("x").embedded(0, &w)).blob(), "too_deep"),
+        (
+            "a full last buffer",
+            Writer::mail("x").binary(0x1013, &vec![0; 31_680 - inner.len() - 8]).blob(),
+            "last_buffer_full",
+        ),
+        (
+            "251 attachments",
+            (0..251).fold(Writer::mail("x"), |w, n| w.attachment(n, "a", b"")).blob(),
+            "too_many_attachments",
+        ),
+        (
+            "31 deep",
+            (0..31).fold(Writer::mail("x"), |w, _| Writer::mail("x").embedded(0, &w)).blob(),
+            "too_deep",
+        ),
+        (
+            "65 deep",
+            (0..65).fold(Writer::mail("x"), |w, _| Writer::mail("x").embedded(0, &w)).blob(),
+            "too_deep",
+        ),
     ] {
         let strict = judge(PreflightMode::Strict, &blob, 9).expect_err(name);
         if finding == "wrong_head" {
@@ -156,7 +213,8 @@ fn warnings_do_not_refuse_unless_strict() {
 #[test]
 fn a_cut_at_every_length_is_refused_or_warned_about() {
     let blob = mail().embedded(1, &Writer::mail("inside")).blob_in(300);
-    let missed: Vec<usize> = (0..blob.len()).filter(|&n| judge(PreflightMode::Strict, &blob[..n], 50).is_ok()).collect();
+    let missed: Vec<usize> =
+        (0..blob.len()).filter(|&n| judge(PreflightMode::Strict, &blob[..n], 50).is_ok()).collect();
     assert!(missed.len() <= 1, "cuts that nothing shows: {missed:?} of {}", blob.len());
 }
 
