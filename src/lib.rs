@@ -1,9 +1,11 @@
 //! Puts Exchange mailbox items back.
 
 pub mod admin;
+pub mod blob_store;
 pub mod broker;
 pub mod contract;
 pub mod domain;
+pub mod fts;
 pub mod ledger;
 pub mod lifecycle;
 pub mod metrics;
