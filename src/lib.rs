@@ -5,6 +5,7 @@ pub mod blob_store;
 pub mod broker;
 pub mod contract;
 pub mod domain;
+pub mod exchange;
 pub mod fts;
 pub mod ledger;
 pub mod lifecycle;
