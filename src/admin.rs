@@ -12,8 +12,6 @@ use axum::{
 use serde::Deserialize;
 use tokio::net::TcpListener;
 
-use crate::metrics::Metrics;
-
 /// One thing that health depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
@@ -28,6 +26,9 @@ pub type Ask = Box<dyn Fn() -> Vec<Check> + Send + Sync>;
 /// What each busy mailbox waits for: the first so many, or one mailbox.
 pub type AskLanes = Box<dyn Fn(usize, Option<&str>) -> serde_json::Value + Send + Sync>;
 
+/// The metrics now, in the Prometheus text format.
+pub type AskMetrics = Box<dyn Fn() -> Result<String, prometheus::Error> + Send + Sync>;
+
 /// What the listeners ask.
 pub struct Admin {
     /// Whether the process works at all. Never tests a dependency.
@@ -37,7 +38,7 @@ pub struct Admin {
     /// For `/lanes`.
     pub lanes: AskLanes,
     /// For `/metrics`.
-    pub metrics: Arc<Metrics>,
+    pub metrics: AskMetrics,
 }
 
 #[derive(Deserialize)]
@@ -82,7 +83,7 @@ pub async fn serve_inspect(listener: TcpListener, admin: Arc<Admin>) -> std::io:
 }
 
 async fn render(State(admin): State<Arc<Admin>>) -> Response {
-    match admin.metrics.render() {
+    match (admin.metrics)() {
         Ok(text) => ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }

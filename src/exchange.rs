@@ -90,6 +90,19 @@ pub struct Exchange {
     metrics: Arc<Metrics>,
 }
 
+impl Settings {
+    /// Longest time that the import of `length` FTS bytes takes.
+    #[must_use]
+    pub fn send_timeout(&self, length: u64) -> Duration {
+        send_timeout(length, self.request_timeout, self.min_upload_rate)
+    }
+}
+
+fn send_timeout(length: u64, request_timeout: Duration, min_upload_rate: u64) -> Duration {
+    let seconds = Exchange::request_bytes(length).div_ceil(min_upload_rate.max(1));
+    request_timeout.saturating_add(Duration::from_secs(seconds))
+}
+
 impl Exchange {
     /// Prepares everything; connects nowhere.
     ///
@@ -178,8 +191,7 @@ impl Exchange {
     /// Longest time that the import of `length` FTS bytes takes.
     #[must_use]
     pub fn send_timeout(&self, length: u64) -> Duration {
-        let seconds = Self::request_bytes(length).div_ceil(self.min_upload_rate);
-        self.request_timeout.saturating_add(Duration::from_secs(seconds))
+        send_timeout(length, self.request_timeout, self.min_upload_rate)
     }
 
     /// Bytes of request body that `length` FTS bytes make: base64, and at most this much JSON around it.

@@ -1,8 +1,11 @@
 //! Puts Exchange mailbox items back.
 
 pub mod admin;
+pub mod app;
 pub mod blob_store;
 pub mod broker;
+pub mod cli;
+pub mod config;
 pub mod contract;
 pub mod domain;
 pub mod exchange;

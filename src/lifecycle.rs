@@ -62,6 +62,15 @@ impl Lifecycle {
         }));
     }
 
+    /// Runs a task that nobody waits for: it ends with the process.
+    #[expect(clippy::disallowed_methods, reason = "this is the room that spawns")]
+    pub fn spawn_beside<F>(&self, task: F) -> tokio::task::JoinHandle<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        tokio::spawn(task)
+    }
+
     /// Cancelled by the first signal: begin nothing new.
     #[must_use]
     pub fn draining(&self) -> &CancellationToken {

@@ -24,7 +24,8 @@ impl Reader {
             if is_known(&key, &defaults) {
                 merged.insert(key, (value, source));
             } else {
-                let what = nearest(&key, &defaults).map_or("unknown key".into(), |n| format!("unknown key; did you mean {n}?"));
+                let what = nearest(&key, &defaults)
+                    .map_or("unknown key".into(), |n| format!("unknown key; did you mean {n}?"));
                 problems.push(Problem { key, source, what });
             }
         }
@@ -124,7 +125,11 @@ impl Reader {
     pub fn choice<T: Copy + Default>(&mut self, key: &str, words: &[(&str, T)]) -> T {
         self.parsed(key, |text| {
             let listed = || words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
-            words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| format!("must be one of {}", listed()))
+            words
+                .iter()
+                .find(|(word, _)| *word == text)
+                .map(|(_, value)| *value)
+                .ok_or_else(|| format!("must be one of {}", listed()))
         })
     }
 
@@ -133,9 +138,14 @@ impl Reader {
         let texts: Vec<String> = match self.merged.get(key).map(|(value, _)| value) {
             None | Some(Value::Null) => Vec::new(),
             Some(Value::Array(items)) => items.iter().map(plain_text).collect(),
-            Some(value) => plain_text(value).split(',').map(|part| part.trim().to_owned()).filter(|p| !p.is_empty()).collect(),
+            Some(value) => plain_text(value)
+                .split(',')
+                .map(|part| part.trim().to_owned())
+                .filter(|p| !p.is_empty())
+                .collect(),
         };
-        let parsed: Vec<Result<T, String>> = texts.iter().map(|text| parse(text).map_err(|error| error.to_string())).collect();
+        let parsed: Vec<Result<T, String>> =
+            texts.iter().map(|text| parse(text).map_err(|error| error.to_string())).collect();
         let mut values = Vec::with_capacity(parsed.len());
         for (result, text) in parsed.into_iter().zip(&texts) {
             match result {
@@ -216,10 +226,26 @@ mod tests {
 
     #[test]
     fn durations_and_sizes() {
-        for (text, expected) in [("500ms", Some(500)), ("30s", Some(30_000)), ("5m", Some(300_000)), ("1d", Some(86_400_000)), ("5", None), ("s", None), ("-1s", None), ("1.5h", None)] {
+        for (text, expected) in [
+            ("500ms", Some(500)),
+            ("30s", Some(30_000)),
+            ("5m", Some(300_000)),
+            ("1d", Some(86_400_000)),
+            ("5", None),
+            ("s", None),
+            ("-1s", None),
+            ("1.5h", None),
+        ] {
             assert_eq!(parse_duration(text).ok(), expected.map(Duration::from_millis), "{text}");
         }
-        for (text, expected) in [("4096", Some(4096)), ("64KiB", Some(65_536)), ("150MB", Some(150_000_000)), ("1 GiB", Some(1 << 30)), ("1PB", None), ("", None)] {
+        for (text, expected) in [
+            ("4096", Some(4096)),
+            ("64KiB", Some(65_536)),
+            ("150MB", Some(150_000_000)),
+            ("1 GiB", Some(1 << 30)),
+            ("1PB", None),
+            ("", None),
+        ] {
             assert_eq!(parse_bytes(text).ok(), expected, "{text}");
         }
     }

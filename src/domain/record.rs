@@ -291,12 +291,12 @@ impl Record {
         Self { version: VERSION, trail: Some(trail), state: State::Importing, ..round }
     }
 
-    /// The same claim for one more body (session reopened, redirected).
+    /// The same claim for one more body, after an answer has refused the one before (session reopened, redirected). A refused
+    /// body is no item, so the number of bodies that may have been completed stays.
     #[must_use]
-    pub fn renewed(&self, mailbox: &str, lease: Duration, earlier_completed: bool) -> Self {
+    pub fn renewed(&self, mailbox: &str, lease: Duration) -> Self {
         let mut record = self.clone();
         if let Some(trail) = &mut record.trail {
-            trail.sends = if earlier_completed { trail.sends + 1 } else { trail.sends };
             mailbox.clone_into(&mut trail.mailbox);
             trail.lease_ms = millis(lease);
         }
@@ -480,7 +480,7 @@ mod tests {
     #[test]
     fn a_claim_again_keeps_the_first_claims_time_and_mailbox() {
         let first = Record::unclaimed("j", &who(0)).claimed(&who(0), claim("c1", 100));
-        let redirected = first.renewed("archive", LEASE, false).doubted(UnixMillis(9), true);
+        let redirected = first.renewed("archive", LEASE).doubted(UnixMillis(9), true);
         let again = redirected.claimed(&who(0), claim("c2", 900));
         let trail = again.trail.expect("trail");
         assert_eq!(

@@ -49,6 +49,11 @@ pub enum End {
         /// What it waits for: the label `why`.
         why: &'static str,
     },
+    /// The job's tenant is paused.
+    TenantPaused {
+        /// When one of its jobs may try.
+        after: Duration,
+    },
     /// A fault, certainly without an import of this attempt.
     Trouble(RestoreError),
     /// Exchange was asked whether a doubtful import had happened: it had not. What the import met is in the error.
@@ -150,6 +155,7 @@ pub fn judge(end: End, situation: &Situation, policy: &Policy) -> Verdict {
         End::LaterRound => park(policy.backoff.delay(4, situation.dice, None), "claim"),
         End::Unsettled { left } => park(left + SOON, "doubt"),
         End::NoRoom { after, why } => park(after, why),
+        End::TenantPaused { after } => Verdict::Park { after, why: "paused", counts: true },
         End::Trouble(error) => trouble(error, situation, policy),
         End::NotImported(error) => spend(error, situation, policy, None),
         End::CrashLoop => {

@@ -15,8 +15,7 @@ use tracing::{error, info, warn};
 
 use super::health::{Health, Pass};
 use crate::domain::{
-    Dependency, Fault, JobId, MailboxId, OursScope, Reason, RestoreError, TenantId,
-    retry::Backoff,
+    Dependency, Fault, JobId, MailboxId, OursScope, Reason, RestoreError, TenantId, retry::Backoff,
 };
 
 /// Why everything is paused.
@@ -26,6 +25,8 @@ pub struct Paused {
     pub reason: Reason,
     /// What a person should read.
     pub message: String,
+    /// The tenant of the job that met it: to be asked for again.
+    pub tenant: Option<TenantId>,
 }
 
 /// See the file's head.
@@ -56,7 +57,12 @@ impl Neighbours {
     /// All well.
     #[must_use]
     pub fn new(backoff: Backoff) -> Self {
-        Self { backoff, inner: Mutex::default(), changed: Notify::new(), everything: watch::Sender::new(None) }
+        Self {
+            backoff,
+            inner: Mutex::default(),
+            changed: Notify::new(),
+            everything: watch::Sender::new(None),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -73,6 +79,13 @@ impl Neighbours {
         if was_away {
             info!(dependency = dependency.as_str(), "works again");
             self.changed.notify_waiters();
+        }
+    }
+
+    /// A probe got a good answer: for a job that is alone with its trouble.
+    pub fn probe_answered(&self, dependency: Dependency) {
+        if let Ok(probe) = JobId::parse("a probe, no job") {
+            self.good(dependency, &probe);
         }
     }
 
@@ -95,7 +108,13 @@ impl Neighbours {
 
     /// Hears of trouble, and says whose it is: a refusal of one mailbox is the job's, unless several mailboxes agree.
     #[must_use]
-    pub fn hear(&self, error: RestoreError, job: &JobId, tenant: &TenantId, mailbox: &MailboxId) -> RestoreError {
+    pub fn hear(
+        &self,
+        error: RestoreError,
+        job: &JobId,
+        tenant: &TenantId,
+        mailbox: &MailboxId,
+    ) -> RestoreError {
         let now = Instant::now();
         let dice = fastrand::f64();
         let mut inner = self.lock();
@@ -122,7 +141,7 @@ impl Neighbours {
             }
             Fault::Ours { scope: OursScope::Everything } => {
                 drop(inner);
-                self.pause(&error);
+                self.pause(&error, tenant);
                 error
             }
             Fault::Job if error.reason == Reason::MailboxForbidden => {
@@ -181,7 +200,8 @@ impl Neighbours {
         let (now, dice) = (Instant::now(), fastrand::f64());
         let mut inner = self.lock();
         // Nobody takes a trial while it waits for another dependency.
-        let waits = inner.health.values_mut().filter(|h| h.is_away()).map(|h| h.pass(now, &self.backoff, dice));
+        let waits =
+            inner.health.values_mut().filter(|h| h.is_away()).map(|h| h.pass(now, &self.backoff, dice));
         waits.fold(None, |longest, pass| match pass {
             Pass::Go => longest,
             Pass::Wait(wait) => Some(longest.map_or(wait, |l: Duration| l.max(wait))),
@@ -199,9 +219,12 @@ impl Neighbours {
     }
 
     /// Pauses everything: our credential or keys are refused.
-    pub fn pause(&self, error: &RestoreError) {
-        let paused = Paused { reason: error.reason, message: error.to_string() };
-        let news = self.everything.send_if_modified(|current| current.is_none() && current.replace(paused).is_none());
+    pub fn pause(&self, error: &RestoreError, tenant: &TenantId) {
+        let paused =
+            Paused { reason: error.reason, message: error.to_string(), tenant: Some(tenant.clone()) };
+        let news = self
+            .everything
+            .send_if_modified(|current| current.is_none() && current.replace(paused).is_none());
         if news {
             error!(reason = error.reason.as_str(), %error, "everything is paused: no job can be done until this is mended");
         }
