@@ -1,0 +1,3 @@
+//! The life of one job.
+
+pub mod lanes;
