@@ -31,11 +31,12 @@ mod session;
 mod tests;
 mod wire;
 
+pub use crate::domain::SeenItem;
 pub use clock::ServerClock;
 pub use fence::{Boottime, Fence};
 pub use identity::TokenFacts;
 pub use import::{ImportAnswer, ImportFailure, ImportItem};
-pub use look::{Look, SeenItem};
+pub use look::Look;
 pub use session::ImportSession;
 
 use answer::Call;
@@ -89,6 +90,19 @@ pub struct Exchange {
     sessions: Sessions,
     offset: Offset,
     metrics: Arc<Metrics>,
+}
+
+impl Settings {
+    /// Longest time that the import of `length` FTS bytes takes.
+    #[must_use]
+    pub fn send_timeout(&self, length: u64) -> Duration {
+        send_timeout(length, self.request_timeout, self.min_upload_rate)
+    }
+}
+
+fn send_timeout(length: u64, request_timeout: Duration, min_upload_rate: u64) -> Duration {
+    let seconds = Exchange::request_bytes(length).div_ceil(min_upload_rate.max(1));
+    request_timeout.saturating_add(Duration::from_secs(seconds))
 }
 
 impl Exchange {
@@ -179,8 +193,7 @@ impl Exchange {
     /// Longest time that the import of `length` FTS bytes takes.
     #[must_use]
     pub fn send_timeout(&self, length: u64) -> Duration {
-        let seconds = Self::request_bytes(length).div_ceil(self.min_upload_rate);
-        self.request_timeout.saturating_add(Duration::from_secs(seconds))
+        send_timeout(length, self.request_timeout, self.min_upload_rate)
     }
 
     /// Bytes of request body that `length` FTS bytes make: base64, and the JSON around it with ids as long as real ones

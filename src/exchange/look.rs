@@ -13,7 +13,7 @@ use super::{
     wire,
 };
 use crate::domain::{
-    ChangeKey, FolderId, GraphVersion, ItemId, MailboxId, RestoreError, TenantId, UnixMillis,
+    ChangeKey, FolderId, GraphVersion, ItemId, MailboxId, RestoreError, SeenItem, TenantId, UnixMillis,
 };
 
 /// Items asked for in a page. Practitioners use 100 to 999.
@@ -40,29 +40,6 @@ pub struct Look {
     pub folder: FolderId,
     /// Items created at or after this moment of Exchange's clock.
     pub since: UnixMillis,
-}
-
-/// An item that was seen.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SeenItem {
-    /// The item.
-    pub item_id: ItemId,
-    /// Its version.
-    pub change_key: Option<ChangeKey>,
-    /// When it was created in this mailbox: an import is a creation.
-    pub created: UnixMillis,
-    /// When it was last changed.
-    pub modified: Option<UnixMillis>,
-    /// `PidTagSearchKey`, which an import keeps. Not unique: copies share it.
-    pub search_key: Option<Vec<u8>>,
-    /// `PidTagMessageClass`.
-    pub message_class: Option<String>,
-    /// `PidTagSubject`. Item content: never to be logged.
-    pub subject: Option<String>,
-    /// `PidTagMessageDeliveryTime`.
-    pub delivery_time: Option<UnixMillis>,
-    /// Exchange's size of it, in bytes; not that of its FTS stream.
-    pub size: Option<u64>,
 }
 
 /// Every item of the folder that was created since; `filtered: false` reads the whole folder, for an Exchange that
@@ -175,12 +152,10 @@ pub(super) fn decode(item: &Map<String, Value>) -> Option<SeenItem> {
         item_id: ItemId::parse(wire::text(item, "id")?).ok()?,
         change_key: wire::text(item, "changeKey").and_then(|key| ChangeKey::parse(key).ok()),
         created: moment("createdDateTime")?,
-        modified: moment("lastModifiedDateTime"),
         search_key: property(0x300B).and_then(|value| STANDARD.decode(value).ok()),
         message_class: property(0x001A).or_else(|| wire::text(item, "type")).map(str::to_owned),
         subject: property(0x0037).map(str::to_owned),
         delivery_time: property(0x0E06).and_then(wire::moment),
-        size: wire::field(item, "size").and_then(Value::as_u64),
     })
 }
 
@@ -203,7 +178,7 @@ mod tests {
             {"id":"String 0x37","value":"s"},{"id":"SystemTime 0xE06","value":"2026-11-23T08:00:00Z"}]}"#;
         let item = decode(&wire::object(page).expect("an object")).expect("an item");
         assert_eq!(item.search_key.as_deref(), Some(&[1, 2, 3][..]));
-        assert_eq!((item.subject.as_deref(), item.size), (Some("s"), Some(12)));
+        assert_eq!(item.subject.as_deref(), Some("s"));
         assert_eq!(item.message_class.as_deref(), Some("IPM.Note"));
         assert_eq!(item.created.since(item.delivery_time.expect("a time")).as_millis(), 660_123);
     }

@@ -1,0 +1,72 @@
+//! The command line: one file for each command.
+
+pub mod run;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+/// Puts Exchange mailbox items back: consumes restore jobs from RabbitMQ, fetches FTS blobs from S3 and imports them
+/// through Microsoft Graph.
+#[derive(Debug, Parser)]
+#[command(version, about, arg_required_else_help = true)]
+pub struct Cli {
+    /// YAML file; the environment (RESTORE_WORKER__SECTION__KEY) wins over it.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The worker: consumes jobs until it is told to end.
+    Run,
+}
+
+/// How the program ends; the numbers are the contract's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Everything was done.
+    Done,
+    /// Something failed.
+    Failed,
+    /// A neighbour is unavailable.
+    Unavailable,
+    /// A fault of this program or machine.
+    Internal,
+    /// The drain did not finish in the grace period.
+    GraceOver,
+    /// Credentials are refused.
+    Refused,
+    /// The configuration is wrong.
+    Configuration,
+    /// Stopped by a second signal.
+    Aborted,
+}
+
+impl Exit {
+    /// The exit code. 2 (usage) is the argument parser's own.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Unavailable => 69,
+            Self::Internal => 70,
+            Self::GraceOver => 75,
+            Self::Refused => 77,
+            Self::Configuration => 78,
+            Self::Aborted => 130,
+        }
+    }
+}
+
+impl Cli {
+    /// Runs the command.
+    pub async fn run(self) -> Exit {
+        match self.command {
+            Command::Run => run::run(self.config).await,
+        }
+    }
+}
