@@ -72,7 +72,9 @@ pub(super) async fn list(
             Some(link) => Some(own_link(root, link)?),
         };
     }
-    seen.retain(|item| item.created >= look.since);
+    // Graph shows moments cut to whole seconds.
+    let since = look.since.0.div_euclid(1_000) * 1_000;
+    seen.retain(|item| item.created.0 >= since);
     Ok(seen)
 }
 
@@ -121,7 +123,7 @@ async fn page(
     if answer.status().is_redirection()
         && let Some(location) = &hints.location
     {
-        request.url = own_link(root, location)?;
+        request.url = moved(&request.url, own_link(root, location)?);
         (answer, hints) = graph.send(tenant, &request).await?;
     }
     if answer.status() != StatusCode::OK {
@@ -131,6 +133,18 @@ async fn page(
     let body =
         client::read(answer, MAX_PAGE).await.map_err(|why| broken(format!("a page of items: {why}")))?;
     wire::object(&body).ok_or_else(|| broken("a page of items is no JSON object".into()))
+}
+
+/// The same request where the folder lives: Microsoft's example of a moved folder names mailbox and folder alone.
+fn moved(asked: &Url, mut location: Url) -> Url {
+    if let (Some(at), None) = (asked.path().find("/items"), location.path().find("/items")) {
+        let path = location.path().trim_end_matches('/').to_owned() + &asked.path()[at..];
+        location.set_path(&path);
+    }
+    if location.query().is_none() {
+        location.set_query(asked.query());
+    }
+    location
 }
 
 /// A link that Graph sent, if it leads to Graph: our token goes nowhere else.

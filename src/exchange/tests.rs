@@ -457,6 +457,33 @@ async fn a_filter_that_is_refused_is_left_out() {
 }
 
 #[tokio::test]
+async fn a_moved_folder_is_looked_into_where_it_lives() {
+    for (target, well) in
+        [("MBX:aux@b/folders/F", true), ("MBX:aux@b/folders/F/items?$top=5", true), ("", false)]
+    {
+        let server = graph(move |seen| {
+            if seen.target.contains("MBX:aux@b/folders/F/items") {
+                return Plan::json(200, &json!({ "value": [item("1", "2026-01-01T00:00:00Z")] }));
+            }
+            let root = format!("https://{}/v1.0/admin/exchange/mailboxes/", seen.headers["host"]);
+            let location = if target.is_empty() { "https://evil.example/x".into() } else { root + target };
+            Plan::Answer(308, vec![("location", location)], String::new())
+        })
+        .await;
+        let look = Look {
+            tenant: tenant(),
+            mailbox: mailbox(),
+            version: None,
+            folder: FolderId::parse("F").expect("a folder"),
+            // Graph shows whole seconds: what was created within this one is not missed.
+            since: wire::moment("2026-01-01T00:00:00.9Z").expect("a moment"),
+        };
+        let listed = exchange(&server).list_imported(&look).await;
+        assert_eq!(listed.as_ref().ok().map(Vec::len), well.then_some(1), "{target}: {listed:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_item_is_there_or_not_or_unknown() {
     for (status, there) in [(200, Some(true)), (404, Some(false)), (403, None), (500, None)] {
         let server = graph(move |_| Plan::json(status, &item("I", "2026-01-02T00:00:00Z"))).await;
