@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(version, about, arg_required_else_help = true)]
 pub struct Cli {
-    /// YAML file; the environment (RESTORE_WORKER__SECTION__KEY) wins over it.
+    /// YAML file; the environment (`RESTORE_WORKER__SECTION__KEY`) wins over it.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]

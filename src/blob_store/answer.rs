@@ -24,9 +24,8 @@ fn reason(failure: &Failure, blob: &BlobRef) -> (Reason, &'static str) {
         (_, Some("InvalidObjectState")) => {
             (Reason::BlobArchived, "the object is archived and has not been restored")
         }
-        (Some(404), _) => (Reason::BlobNotFound, "no such object"),
-        // A version that is a delete marker; a version id that is none.
-        (Some(405), _) => (Reason::BlobNotFound, "no such object"),
+        // 405: a version that is a delete marker; a version id that is none.
+        (Some(404 | 405), _) => (Reason::BlobNotFound, "no such object"),
         (_, Some("InvalidArgument" | "NoSuchVersion")) if blob.version_id.is_some() => {
             (Reason::BlobNotFound, "no such version")
         }

@@ -48,6 +48,7 @@ impl Identifiers {
 }
 
 /// What became of telling.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Told {
     Yes,
     /// Neither the reply queue nor the configured one takes it.
@@ -61,7 +62,7 @@ impl Pipeline {
     /// Publishes the event of a job's end. `Next::Ack`: it is confirmed.
     pub(super) async fn tell(&self, course: &mut Course, outcome: Outcome, settlement: &Settlement) -> Next {
         course.timings.total = now().since(course.journey.first_received);
-        let event = self.event(course, outcome);
+        let event = Self::event(course, outcome);
         let subject =
             Subject { job_id: course.job.id.as_str(), job: Some(&course.job), body: course.message.body() };
         let began = Instant::now();
@@ -91,7 +92,7 @@ impl Pipeline {
         }
     }
 
-    fn event(&self, course: &Course, outcome: Outcome) -> Event {
+    fn event(course: &Course, outcome: Outcome) -> Event {
         let succeeded = matches!(outcome, Outcome::Succeeded { .. });
         let facts = course.facts.as_ref();
         Event {
@@ -163,7 +164,7 @@ impl Pipeline {
                     }
                 }
                 Err(PublishError::Unconfirmed(why)) => {
-                    warn!(job_id, why, "an event was not confirmed; publishing it again")
+                    warn!(job_id, why, "an event was not confirmed; publishing it again");
                 }
             }
             if let Some(end) = self.pause_before_again(&mut patience, settlement).await {
