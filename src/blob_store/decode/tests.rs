@@ -120,17 +120,53 @@ async fn what_does_not_decode_is_the_jobs_trouble() {
     let bomb = gzip(&vec![0; (1 << 20) * 3]).await;
     let blank = gzip(&vec![b'\n'; (1 << 20) * 3]).await;
     for (name, stored, form, reason, text) in [
-        ("gzip cut short", gz[..gz.len() - 1].to_vec(), form(Gzip, Raw), "blob_corrupt", "gzip does not decode: it ends too early"),
+        (
+            "gzip cut short",
+            gz[..gz.len() - 1].to_vec(),
+            form(Gzip, Raw),
+            "blob_corrupt",
+            "gzip does not decode: it ends too early",
+        ),
         ("gzip with a wrong sum", flipped, form(Gzip, Raw), "blob_corrupt", "gzip does not decode"),
         ("garbage behind gzip", [&gz[..], b"garbage"].concat(), form(Gzip, Raw), "blob_corrupt", "gzip"),
         ("zstd as gzip", zst.clone(), form(Gzip, Raw), "blob_corrupt", "gzip does not decode"),
         ("gzip as zstd", gz.clone(), form(Zstd, Raw), "blob_corrupt", "zstd does not decode"),
-        ("zstd cut short", zst[..zst.len() - 2].to_vec(), form(Zstd, Raw), "blob_corrupt", "zstd does not decode"),
-        ("a window too large", zstd(&vec![7; 3 << 20], 21).await, form(Zstd, Raw), "blob_too_large", "storage.max_window"),
-        ("raw as base64", vec![1, 0, 0, 0, 8, 0, 0, 0], form(None, Base64), "blob_corrupt", "it looks like an exported item (raw FTS)"),
+        (
+            "zstd cut short",
+            zst[..zst.len() - 2].to_vec(),
+            form(Zstd, Raw),
+            "blob_corrupt",
+            "zstd does not decode",
+        ),
+        (
+            "a window too large",
+            zstd(&vec![7; 3 << 20], 21).await,
+            form(Zstd, Raw),
+            "blob_too_large",
+            "storage.max_window",
+        ),
+        (
+            "raw as base64",
+            vec![1, 0, 0, 0, 8, 0, 0, 0],
+            form(None, Base64),
+            "blob_corrupt",
+            "it looks like an exported item (raw FTS)",
+        ),
         ("JSON as base64", b"{\"a\": 1}".to_vec(), form(None, Base64), "blob_corrupt", "it looks like JSON"),
-        ("one character too many", b"aGVsb".to_vec(), form(None, Base64), "blob_corrupt", "base64_invalid: a single character"),
-        ("Exchange's mark", b"aGVs=== Truncated Data ===".to_vec(), form(None, Base64), "blob_not_fts", "truncation_mark"),
+        (
+            "one character too many",
+            b"aGVsb".to_vec(),
+            form(None, Base64),
+            "blob_corrupt",
+            "base64_invalid: a single character",
+        ),
+        (
+            "Exchange's mark",
+            b"aGVs=== Truncated Data ===".to_vec(),
+            form(None, Base64),
+            "blob_not_fts",
+            "truncation_mark",
+        ),
         ("endless blanks", blank, form(Gzip, Base64), "blob_too_large", "storage.max_blob"),
     ] {
         let error = undo(&stored, form, 1000).await.expect_err(name);

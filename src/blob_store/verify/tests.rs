@@ -19,7 +19,11 @@ fn expected(length: Option<u64>, size: Option<u64>, sha256: Option<[u8; 32]>) ->
 }
 
 /// What came out before the end, the end's error, and the facts.
-async fn pass(bytes: &[u8], chunk: usize, expected: Expected) -> (usize, Option<RestoreError>, Option<Facts>) {
+async fn pass(
+    bytes: &[u8],
+    chunk: usize,
+    expected: Expected,
+) -> (usize, Option<RestoreError>, Option<Facts>) {
     let chunks: Vec<_> = bytes.chunks(chunk).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
     let facts = BlobFacts::default();
     let decoded = Box::pin(futures_util::stream::iter(chunks));
@@ -28,7 +32,10 @@ async fn pass(bytes: &[u8], chunk: usize, expected: Expected) -> (usize, Option<
     while let Some(chunk) = verify.next().await {
         match chunk {
             Ok(chunk) => {
-                assert!(facts.get().is_some() || count + chunk.len() < bytes.len(), "the last bytes before the verdict");
+                assert!(
+                    facts.get().is_some() || count + chunk.len() < bytes.len(),
+                    "the last bytes before the verdict"
+                );
                 count += chunk.len();
             }
             Err(error) => {
@@ -77,7 +84,8 @@ async fn another_digest_in_the_second_pass_means_that_the_object_changed() {
     let first = Writer::mail("x").blob();
     let (_, _, facts) = pass(&first, 9, expected(None, None, None)).await;
     let again = Expected::again(&facts.expect("passed"));
-    for other in [Writer::mail("y").blob(), Writer::mail("longer").blob(), first[..first.len() - 1].to_vec()] {
+    for other in [Writer::mail("y").blob(), Writer::mail("longer").blob(), first[..first.len() - 1].to_vec()]
+    {
         let (_, error, _) = pass(&other, 9, again.clone()).await;
         assert_eq!(error.map(|error| error.reason.as_str()), Some("storage_unavailable"));
     }
@@ -90,7 +98,13 @@ async fn findings_are_told_and_counted_once() {
     let metrics = metrics();
     let facts = BlobFacts::default();
     let decoded = Box::pin(futures_util::stream::iter([Ok(Bytes::from(blob))]));
-    let verify = Verify::new(decoded, expected(None, None, None), PreflightMode::Framing, facts.clone(), Arc::clone(&metrics));
+    let verify = Verify::new(
+        decoded,
+        expected(None, None, None),
+        PreflightMode::Framing,
+        facts.clone(),
+        Arc::clone(&metrics),
+    );
     let chunks: Vec<_> = verify.collect().await;
     assert!(chunks.iter().all(Result::is_ok));
     assert_eq!(facts.get().expect("passed").findings, ["no_message_class at byte 26"]);
