@@ -15,6 +15,7 @@ use super::{
     lexer::Lexer,
 };
 use build::Builder;
+pub use build::hex;
 use salvage::Salvage;
 
 /// Most recipients and attachments that are listed; all are counted.
