@@ -1,6 +1,7 @@
 //! The command line: one file for each command.
 
-pub mod run;
+pub mod inspect;
+mod run;
 
 use std::path::PathBuf;
 
@@ -22,6 +23,8 @@ pub struct Cli {
 enum Command {
     /// The worker: consumes jobs until it is told to end.
     Run,
+    /// What an FTS blob is: framing, class, subject, dates, sizes, recipients, attachments, findings.
+    Inspect(inspect::Args),
 }
 
 /// How the program ends; the numbers are the contract's.

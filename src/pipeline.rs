@@ -276,20 +276,10 @@ impl Pipeline {
     }
 
     fn situation(&self, course: &Course, end: &End) -> Situation {
-        let works_for_others = match end {
-            End::Trouble(error) | End::NotImported(error) => match error.fault {
-                Fault::Passing { dependency, .. } => {
-                    self.neighbours.works_for_others(dependency, &course.job.id, course.previous_attempt)
-                }
-                Fault::InDoubt if error.reason == Reason::Internal => true,
-                Fault::InDoubt => self.neighbours.works_for_others(
-                    Dependency::Exchange,
-                    &course.job.id,
-                    course.previous_attempt,
-                ),
-                Fault::Job | Fault::Throttled { .. } | Fault::Ours { .. } => false,
-            },
-            _ => false,
+        let works_for_others = if let End::Trouble(error) | End::NotImported(error) = end {
+            self.works_for_others(course, error)
+        } else {
+            false
         };
         Situation {
             attempt: course.journey.attempt,

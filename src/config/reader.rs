@@ -69,7 +69,11 @@ impl Reader {
     }
 
     /// A value with a parser of its own; notes a problem and takes the type's default when it does not parse.
-    pub(super) fn parsed<T: Default, E: Display>(&mut self, key: &str, parse: impl Fn(&str) -> Result<T, E>) -> T {
+    pub(super) fn parsed<T: Default, E: Display>(
+        &mut self,
+        key: &str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> T {
         self.optional(key, parse).unwrap_or_else(|| {
             if self.text(key).is_none() {
                 self.refuse(key, "must be set");
@@ -79,7 +83,11 @@ impl Reader {
     }
 
     /// A value that may be unset.
-    pub(super) fn optional<T, E: Display>(&mut self, key: &str, parse: impl Fn(&str) -> Result<T, E>) -> Option<T> {
+    pub(super) fn optional<T, E: Display>(
+        &mut self,
+        key: &str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Option<T> {
         let text = self.text(key)?;
         parse(&text).map_err(|error| self.refuse(key, error)).ok()
     }

@@ -140,7 +140,7 @@ impl Pipeline {
                 None => self.fetch(course).await?,
             };
             let failure = match self.send(course, &session, blob, fence).await {
-                Ok(answer) => return self.answered(course, answer).await,
+                Ok(answer) => return Ok(self.answered(course, answer)),
                 Err(failure) => failure,
             };
             if remedied || failure.error.fault == Fault::InDoubt {
@@ -209,13 +209,11 @@ impl Pipeline {
         sent
     }
 
-    async fn answered(&self, course: &mut Course, answer: ImportAnswer) -> Result<Success, End> {
+    fn answered(&self, course: &Course, answer: ImportAnswer) -> Success {
         self.neighbours.good(Dependency::Exchange, &course.job.id);
         self.neighbours.good(Dependency::Identity, &course.job.id);
         self.neighbours.mailbox_took(&course.job.tenant, &course.job.mailbox);
-        let success =
-            Success { imported: answer.imported, evidence: Evidence::Answer, duplicates: Vec::new() };
-        Ok(success)
+        Success { imported: answer.imported, evidence: Evidence::Answer, duplicates: Vec::new() }
     }
 
     /// A send that did not end in an item that we know of.

@@ -117,15 +117,12 @@ impl Pipeline {
     ) -> Told {
         let own = message.reply_to().filter(|_| self.broker.results().honour_reply_to);
         if let Some(queue) = own {
-            match self
-                .until_confirmed(EventAddress::ReplyTo(queue), rendered, message, job_id, None, settlement)
-                .await
-            {
-                Told::Nowhere => {
-                    warn!(job_id, queue, "the job's own reply queue takes no event; using broker.results")
-                }
-                told => return told,
+            let to = EventAddress::ReplyTo(queue);
+            let told = self.until_confirmed(to, rendered, message, job_id, None, settlement).await;
+            if told != Told::Nowhere {
+                return told;
             }
+            warn!(job_id, queue, "the job's own reply queue takes no event; using broker.results");
         }
         let told =
             self.until_confirmed(EventAddress::Results, rendered, message, job_id, own, settlement).await;
