@@ -3,9 +3,15 @@
 pub mod inspect;
 mod run;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use clap::{Parser, Subcommand};
+
+use crate::{
+    blob_store::BlobStore,
+    config::{Problems, Sources},
+    metrics::Metrics,
+};
 
 /// Puts Exchange mailbox items back: consumes restore jobs from RabbitMQ, fetches FTS blobs from S3 and imports them
 /// through Microsoft Graph.
@@ -69,7 +75,24 @@ impl Cli {
     /// Runs the command.
     pub async fn run(self) -> Exit {
         match self.command {
-            Command::Run => run::run(self.config).await,
+            Command::Run => Box::pin(run::run(self.config)).await,
+            Command::Inspect(args) => inspect(args, self.config).await,
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "a command's own words to a person")]
+async fn inspect(args: inspect::Args, file: Option<PathBuf>) -> Exit {
+    let store = || async {
+        let settings = Sources::of_process(file).storage()?;
+        let metrics = Metrics::register(env!("CARGO_PKG_VERSION"), "")?;
+        BlobStore::connect(settings, Arc::new(metrics)).await.map_err(anyhow::Error::msg)
+    };
+    match inspect::run(&args, store).await {
+        Ok(()) => Exit::Done,
+        Err(error) => {
+            eprintln!("restore-worker: {error:#}");
+            if error.is::<Problems>() { Exit::Configuration } else { Exit::Failed }
         }
     }
 }

@@ -225,6 +225,17 @@ impl Sources {
         }
     }
 
+    /// Reads what concerns the storage alone: for commands that need nothing else.
+    ///
+    /// # Errors
+    /// Every problem at once.
+    pub fn storage(&self) -> Result<blob_store::Settings, Problems> {
+        let mut problems = Vec::new();
+        let mut reader = self.reader(&mut problems);
+        let settings = storage(&mut reader, None);
+        reader.finish(settings).map_err(Problems)
+    }
+
     fn build(&self, r: &mut Reader) -> Config {
         let default_tenant = r.optional("identity.tenant_id", TenantId::parse);
         let grace = r.duration("shutdown.grace");

@@ -27,6 +27,8 @@ pub mod identity;
 mod import;
 mod look;
 mod session;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 pub use crate::domain::SeenItem;
@@ -151,7 +153,7 @@ impl Exchange {
     ) -> Result<ImportSession, RestoreError> {
         let version = version.unwrap_or(self.root.version);
         let key = Key { tenant: tenant.clone(), mailbox: mailbox.clone(), version };
-        let (session, event) = self.sessions.get(key.clone(), self.open(key)).await?;
+        let (session, event) = self.sessions.get(key.clone(), Box::pin(self.open(key))).await?;
         self.metrics.sessions.with_label_values(&[event.as_str()]).inc();
         Ok(session)
     }
@@ -194,7 +196,8 @@ impl Exchange {
         send_timeout(length, self.request_timeout, self.min_upload_rate)
     }
 
-    /// Bytes of request body that `length` FTS bytes make: base64, and at most this much JSON around it.
+    /// Bytes of request body that `length` FTS bytes make: base64, and the JSON around it with ids as long as real ones
+    /// are (a kilobyte; the exact figure needs the ids).
     #[must_use]
     pub const fn request_bytes(length: u64) -> u64 {
         body::base64_length(length).saturating_add(AROUND)
@@ -288,6 +291,5 @@ impl Exchange {
     }
 }
 
-/// Most JSON that is around the base64: three ids of at most 1,024 bytes (a quote or backslash in one is written as
-/// two), their keys and the braces.
-const AROUND: u64 = 3 * 2 * 1_024 + 128;
+/// JSON around the base64: three ids of about 200 characters, their keys and the braces, rounded up.
+const AROUND: u64 = 1_024;

@@ -123,7 +123,13 @@ static RULES: &[Rule] = &[
         Meaning::Limit(Limit::MailboxConcurrency),
         Guess,
     ),
-    rule(On::Any, Is(429), &["requests"], Meaning::Limit(Limit::Requests), Guess),
+    rule(
+        On::Any,
+        Is(429),
+        &["request limit", "requests limit", "number of requests"],
+        Meaning::Limit(Limit::Requests),
+        Guess,
+    ),
     rule(On::Any, Is(429), ANY, Meaning::Limit(Limit::Other), Documented),
     rule(On::Any, Status::Any, &["application is over its"], Meaning::Limit(Limit::Other), Practised),
     rule(On::Any, Status::Any, &["applicationthrottled"], Meaning::Limit(Limit::Other), Guess),
@@ -301,4 +307,174 @@ fn redirect_target(text: &str) -> Option<MailboxId> {
     let rest = text.get(start..)?;
     let end = rest.find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | ',')).unwrap_or(rest.len());
     MailboxId::parse(rest[..end].trim_end_matches('.')).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SENT: Call = Call::Import { update: false, fresh: true, completed: true };
+    const PART: Call = Call::Import { update: false, fresh: true, completed: false };
+    const OLD: Call = Call::Import { update: false, fresh: false, completed: true };
+    const UPDATE: Call = Call::Import { update: true, fresh: true, completed: true };
+
+    fn judged(call: Call, status: u16, body: &str) -> Judged {
+        judge(call, status, &Hints::default(), &Said::decode(body.as_bytes()))
+    }
+
+    fn code(code: &str) -> String {
+        format!("{{\"error\":{{\"code\":\"{code}\",\"message\":\"text\"}}}}")
+    }
+
+    fn limit(limit: Limit) -> (Fault, Reason) {
+        (Fault::Throttled { scope: ThrottleScope::Mailbox, limit, retry_after: None }, Reason::Throttled)
+    }
+
+    fn passing(reason: Reason) -> (Fault, Reason) {
+        (Fault::Passing { dependency: Dependency::Exchange, retry_after: None }, reason)
+    }
+
+    /// `4-exchange.md`, row by row.
+    #[test]
+    fn the_table() {
+        let doubt = (Fault::InDoubt, Reason::OutcomeUnknown);
+        let away = passing(Reason::ExchangeUnavailable);
+        let job = |reason| (Fault::Job, reason);
+        let ours = (Fault::Ours { scope: OursScope::Everything }, Reason::IdentityRejected);
+        let incoming = r#"{"error":{"code":"x","message":"Application is over its IncomingBytes limit."}}"#;
+        let concurrency = r#"{"error":{"code":"ApplicationThrottled","message":"Application is over its MailboxConcurrency limit."}}"#;
+        let archive = r#"{"Error":{"Code":"x","Message":"Operation on Archive mailbox not allowed."}}"#;
+        for (call, status, body, expected) in [
+            // Doubt.
+            (SENT, 500, String::new(), doubt),
+            (SENT, 502, "<html>".into(), doubt),
+            (SENT, 503, String::new(), doubt),
+            (SENT, 504, String::new(), doubt),
+            (SENT, 302, String::new(), doubt),
+            (SENT, 408, String::new(), doubt),
+            (SENT, 425, String::new(), doubt),
+            (PART, 500, String::new(), away),
+            (PART, 421, String::new(), away),
+            (PART, 308, String::new(), away),
+            (Call::Session, 500, String::new(), away),
+            (Call::Session, 503, String::new(), away),
+            (Call::Look, 504, String::new(), away),
+            // Limits.
+            (SENT, 429, incoming.into(), limit(Limit::IncomingBytes)),
+            (SENT, 503, incoming.into(), limit(Limit::IncomingBytes)),
+            (SENT, 500, incoming.into(), limit(Limit::IncomingBytes)),
+            (SENT, 403, concurrency.into(), limit(Limit::MailboxConcurrency)),
+            (SENT, 429, String::new(), limit(Limit::Other)),
+            (SENT, 503, code("ErrorServerBusy"), limit(Limit::ServerBusy)),
+            (PART, 503, String::new(), limit(Limit::ServerBusy)),
+            (Call::Session, 429, code("TooManyRequests"), limit(Limit::Other)),
+            // Sessions and looking.
+            (Call::Session, 401, String::new(), ours),
+            (Call::Session, 403, code("ErrorAccessDenied"), job(Reason::MailboxForbidden)),
+            (Call::Session, 404, String::new(), job(Reason::MailboxNotFound)),
+            (Call::Session, 400, archive.into(), job(Reason::ArchiveUnsupported)),
+            (Call::Session, 418, String::new(), passing(Reason::SessionRejected)),
+            (Call::Look, 401, String::new(), ours),
+            (Call::Look, 403, String::new(), job(Reason::MailboxForbidden)),
+            (Call::Look, 404, String::new(), job(Reason::FolderNotFound)),
+            (Call::Look, 400, String::new(), passing(Reason::ExchangeUnavailable)),
+            // Imports.
+            (SENT, 401, String::new(), passing(Reason::SessionRejected)),
+            (SENT, 403, String::new(), job(Reason::MailboxForbidden)),
+            (SENT, 404, String::new(), job(Reason::FolderNotFound)),
+            (SENT, 400, code("ErrorFolderNotFound"), job(Reason::FolderNotFound)),
+            (SENT, 400, code("ErrorItemNotFound"), job(Reason::FolderNotFound)),
+            (UPDATE, 400, code("ErrorItemNotFound"), job(Reason::ItemNotFound)),
+            (UPDATE, 400, code("ErrorFolderNotFound"), job(Reason::FolderNotFound)),
+            (UPDATE, 404, String::new(), job(Reason::ItemNotFound)),
+            (UPDATE, 409, String::new(), job(Reason::ChangeKeyConflict)),
+            (UPDATE, 412, String::new(), job(Reason::ChangeKeyConflict)),
+            (UPDATE, 400, code("ErrorIrresolvableConflict"), job(Reason::ChangeKeyConflict)),
+            (SENT, 409, String::new(), job(Reason::ItemRejected)),
+            (SENT, 507, String::new(), job(Reason::MailboxFull)),
+            (SENT, 400, code("ErrorQuotaExceeded"), job(Reason::MailboxFull)),
+            (SENT, 413, String::new(), job(Reason::BlobTooLarge)),
+            (SENT, 400, code("ErrorMessageSizeExceeded"), job(Reason::BlobTooLarge)),
+            (SENT, 400, archive.into(), job(Reason::ArchiveUnsupported)),
+            (SENT, 400, code("ErrorCorruptData"), job(Reason::ItemRejected)),
+            (SENT, 418, "teapot".into(), job(Reason::ItemRejected)),
+        ] {
+            let error = judged(call, status, &body).error;
+            assert_eq!((error.fault, error.reason), expected, "{call:?} {status} {body}");
+        }
+    }
+
+    #[test]
+    fn an_old_session_is_reopened_for_what_may_be_its_own_fault() {
+        for (status, body, expected) in [
+            (400, String::new(), Remedy::ReopenSession),
+            (401, String::new(), Remedy::ReopenSession),
+            (403, String::new(), Remedy::ReopenSession),
+            (404, String::new(), Remedy::ReopenSession),
+            (409, String::new(), Remedy::ReopenSession),
+            (410, String::new(), Remedy::ReopenSession),
+            (408, String::new(), Remedy::None),
+            (421, String::new(), Remedy::None),
+            (425, String::new(), Remedy::None),
+            (429, String::new(), Remedy::None),
+            (400, code("ErrorServerBusy"), Remedy::None),
+            (500, String::new(), Remedy::None),
+            (507, String::new(), Remedy::None),
+        ] {
+            assert_eq!(judged(OLD, status, &body).remedy, expected, "{status}");
+            assert_eq!(judged(SENT, status, &body).remedy, Remedy::None, "{status} fresh");
+        }
+    }
+
+    #[test]
+    fn the_redirect_names_its_mailbox() {
+        let body = r#"{"Message":"Invalid import session. The target session is expected in mailbox MBX:f10964a6-4fd0-4f74-8@4d2e-9e48-109351d094ab."}"#;
+        let target = MailboxId::parse("MBX:f10964a6-4fd0-4f74-8@4d2e-9e48-109351d094ab").expect("an id");
+        for call in [SENT, OLD, UPDATE] {
+            let judged = judged(call, 409, body);
+            assert_eq!(judged.remedy, Remedy::Redirect(target.clone()));
+            assert_eq!((judged.error.fault, judged.error.reason), (Fault::Job, Reason::SessionRejected));
+        }
+        let broken = judged(SENT, 409, r#"{"Message":"expected in mailbox ../x"}"#);
+        assert_eq!(broken.remedy, Remedy::None);
+    }
+
+    #[test]
+    fn headers_can_name_the_limit_and_the_pause() {
+        let hints = Hints {
+            limit: "IncomingBytes".into(),
+            retry_after: Some(Duration::from_secs(30)),
+            request_id: Some("r-1".into()),
+            ..Hints::default()
+        };
+        let error = judge(SENT, 429, &hints, &Said::default()).error;
+        let scope = ThrottleScope::Mailbox;
+        let retry_after = Some(Duration::from_secs(30));
+        assert_eq!(error.fault, Fault::Throttled { scope, limit: Limit::IncomingBytes, retry_after });
+        assert_eq!((error.request_id.as_deref(), error.http_status), (Some("r-1"), Some(429)));
+    }
+
+    #[test]
+    fn a_way_out_is_named() {
+        let error =
+            judged(Call::Session, 400, r#"{"Message":"Operation on Archive mailbox not allowed"}"#).error;
+        assert!(error.message.contains("graphVersion to beta"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn every_answer_is_judged(status in 100_u16..1_000, body in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let said = Said::decode(&body);
+            for call in [SENT, PART, OLD, UPDATE, Call::Session, Call::Look, Call::Probe] {
+                let judged = judge(call, status, &Hints::default(), &said);
+                // Doubt only where an import can have happened.
+                let may = matches!(call, Call::Import { completed: true, .. });
+                prop_assert!(may || judged.error.fault != Fault::InDoubt);
+            }
+        }
+    }
 }

@@ -289,3 +289,146 @@ where
         SizeHint::with_exact(self.left)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use futures_util::stream;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        domain::{ChangeKey, ItemId},
+        exchange::{Exchange, fence::Boottime},
+    };
+
+    type Chunk = Result<Bytes, RestoreError>;
+
+    fn body(
+        chunks: Vec<Chunk>,
+        length: u64,
+        fence: Fence,
+    ) -> (ImportBody<impl Stream<Item = Chunk> + Unpin>, Arc<Progress>) {
+        let progress = Progress::new(fence);
+        let head = head(&FolderId::parse("f\"older").expect("an id"), &ImportMode::Create);
+        (ImportBody::new(head, length, stream::iter(chunks), Arc::clone(&progress)), progress)
+    }
+
+    /// Polls to the end; a `Pending` is polled again.
+    fn drain<S: Stream<Item = Chunk> + Unpin>(mut body: ImportBody<S>) -> (Vec<u8>, bool) {
+        let mut context = Context::from_waker(Waker::noop());
+        let mut sent = Vec::new();
+        for _ in 0..10_000 {
+            match Pin::new(&mut body).poll_frame(&mut context) {
+                Poll::Pending => {}
+                Poll::Ready(None) => return (sent, true),
+                Poll::Ready(Some(Err(BodyFailed))) => return (sent, false),
+                Poll::Ready(Some(Ok(frame))) => sent.extend_from_slice(&frame.into_data().expect("data")),
+            }
+        }
+        (sent, false)
+    }
+
+    fn chunks(pieces: &[Vec<u8>]) -> (Vec<Chunk>, Vec<u8>, u64) {
+        let whole = pieces.concat();
+        let length = u64::try_from(whole.len()).expect("fits");
+        (pieces.iter().map(|piece| Ok(Bytes::from(piece.clone()))).collect(), whole, length)
+    }
+
+    proptest! {
+        #[test]
+        fn any_chunking_makes_the_same_json(
+            pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..20), 0..20),
+        ) {
+            let (chunks, whole, length) = chunks(&pieces);
+            let (body, progress) = body(chunks, length, Fence::none());
+            let told = body.size_hint().exact().expect("a length");
+            let (sent, well) = drain(body);
+            prop_assert!(well && progress.was_completed());
+            prop_assert_eq!(told, u64::try_from(sent.len()).expect("fits"));
+            prop_assert_eq!(progress.handed(), told);
+            prop_assert!(told <= Exchange::request_bytes(length));
+            let json: serde_json::Value = serde_json::from_slice(&sent).expect("JSON");
+            prop_assert_eq!(json["FolderId"].as_str(), Some("f\"older"));
+            prop_assert_eq!(STANDARD.decode(json["Data"].as_str().expect("text")).expect("base64"), whole);
+        }
+
+        #[test]
+        fn a_wrong_length_never_completes(
+            pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..20), 0..10),
+            wrong in 0_u64..300,
+        ) {
+            let (chunks, _, length) = chunks(&pieces);
+            prop_assume!(wrong != length);
+            let (body, progress) = body(chunks, wrong, Fence::none());
+            let (sent, well) = drain(body);
+            prop_assert!(!well && !progress.was_completed() && !sent.ends_with(CLOSING));
+            prop_assert_eq!(progress.take_failure().map(|error| error.reason), Some(Reason::BlobCorrupt));
+        }
+    }
+
+    #[test]
+    fn keys_come_in_order_and_data_last() {
+        let folder = FolderId::parse("AAA=").expect("an id");
+        assert_eq!(
+            head(&folder, &ImportMode::Create),
+            "{\"FolderId\":\"AAA=\",\"Mode\":\"create\",\"Data\":\""
+        );
+        let item_id = ItemId::parse("I").expect("an id");
+        let change_key = ChangeKey::parse("C").expect("a key");
+        assert_eq!(
+            head(&folder, &ImportMode::Update { item_id, change_key }),
+            "{\"FolderId\":\"AAA=\",\"Mode\":\"update\",\"ItemId\":\"I\",\"ChangeKey\":\"C\",\"Data\":\""
+        );
+    }
+
+    #[test]
+    fn the_sources_own_error_is_kept() {
+        let own = RestoreError::job(Reason::BlobCorrupt, "digest differs");
+        let (body, progress) = body(vec![Ok(Bytes::from_static(b"abc")), Err(own.clone())], 3, Fence::none());
+        let (sent, well) = drain(body);
+        assert!(!well && !progress.was_completed() && !sent.ends_with(CLOSING));
+        assert_eq!(progress.take_failure(), Some(own));
+    }
+
+    #[test]
+    fn a_passed_fence_keeps_the_closing_bytes() {
+        let (body, progress) = body(vec![Ok(Bytes::from_static(b"abc"))], 3, Fence::until(Boottime::now()));
+        let (sent, well) = drain(body);
+        assert!(!well && !progress.was_completed() && sent.ends_with(b"YWJj"));
+        let error = progress.take_failure().expect("a failure");
+        assert!(error.message.contains("lease ran out") && error.reason == Reason::ExchangeUnavailable);
+    }
+
+    #[test]
+    fn an_abort_and_a_cut_end_it_and_a_hold_pauses_it() {
+        for how in ["abort", "cut", "hold"] {
+            let fence = Fence::none();
+            let (mut body, progress) = body(vec![Ok(Bytes::from_static(b"abc"))], 3, fence.clone());
+            let mut context = Context::from_waker(Waker::noop());
+            assert!(Pin::new(&mut body).poll_frame(&mut context).is_ready());
+            match how {
+                "abort" => fence.abort(),
+                "cut" => progress.cut(),
+                _ => progress.hold(),
+            }
+            assert_eq!(Pin::new(&mut body).poll_frame(&mut context).is_pending(), how == "hold");
+            progress.cut();
+            let (sent, well) = drain(body);
+            assert!(!well && sent.is_empty() && !progress.was_completed(), "{how}");
+        }
+    }
+
+    #[test]
+    fn the_closing_bytes_come_after_a_pause_of_their_own() {
+        let (mut body, progress) = body(vec![Ok(Bytes::from_static(b"abc"))], 3, Fence::none());
+        let mut context = Context::from_waker(Waker::noop());
+        let mut poll = || Pin::new(&mut body).poll_frame(&mut context);
+        assert!(poll().is_ready() && poll().is_ready());
+        assert!(poll().is_pending() && !progress.was_completed());
+        assert!(poll().is_ready() && progress.was_completed());
+        progress.cut();
+        assert!(progress.was_completed());
+    }
+}

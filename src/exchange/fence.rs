@@ -116,7 +116,7 @@ mod tests {
     fn a_fence_closes_at_its_deadline_and_at_an_abort() {
         assert!(!Fence::none().has_passed());
         assert!(Fence::until(Boottime::now()).has_passed());
-        let fence = Fence::until(Boottime::now().plus(Duration::from_secs(60)));
+        let fence = Fence::until(Boottime::now().plus(Duration::from_mins(1)));
         let other = fence.clone();
         assert!(!fence.has_passed() && !other.is_aborted());
         fence.abort();

@@ -75,7 +75,7 @@ impl Root {
 }
 
 /// https, or plain http on this machine.
-pub(super) fn secure(url: &Url) -> bool {
+fn secure(url: &Url) -> bool {
     let local = matches!(url.host_str(), Some("127.0.0.1" | "localhost" | "[::1]"));
     url.scheme() == "https" || (url.scheme() == "http" && local)
 }

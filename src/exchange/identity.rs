@@ -8,7 +8,6 @@ use std::{fmt, path::PathBuf, sync::Arc};
 use moka::future::Cache;
 use reqwest::Client;
 
-use super::graph::secure;
 use crate::{
     domain::{Reason, RestoreError, TenantId},
     metrics::Metrics,
@@ -136,10 +135,15 @@ impl Identity {
     pub(super) async fn keep_fresh(&self) {
         loop {
             tokio::time::sleep(tokens::ROUND).await;
-            let slots: Vec<_> = self.slots.iter().collect();
-            for (tenant, slot) in slots {
-                slot.renew_if_due(&self.renewal(&tenant)).await;
-            }
+            self.renew_due().await;
+        }
+    }
+
+    /// Renews once what is past half of its life.
+    pub(super) async fn renew_due(&self) {
+        let slots: Vec<_> = self.slots.iter().collect();
+        for (tenant, slot) in slots {
+            slot.renew_if_due(&self.renewal(&tenant)).await;
         }
     }
 
@@ -182,8 +186,8 @@ fn same(one: &TenantId, other: &TenantId) -> bool {
 
 fn check_authority(authority: &str) -> Result<(), String> {
     match reqwest::Url::parse(authority) {
-        Ok(url) if url.scheme() == "https" && secure(&url) && url.query().is_none() => Ok(()),
-        Ok(_) => Err("identity.authority: must be an https URL without a query".into()),
+        Ok(url) if url.scheme() == "https" && url.path() == "/" && url.query().is_none() => Ok(()),
+        Ok(_) => Err("identity.authority: must be an https URL of a host alone".into()),
         Err(error) => Err(format!("identity.authority: {error}")),
     }
 }

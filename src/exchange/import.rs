@@ -24,6 +24,8 @@ use crate::{
 
 /// Largest success body that is read; real ones are below 1 KiB.
 const MAX_SUCCESS: usize = 256 * 1024;
+/// Longest wait for the text of a refusal.
+const ERROR_WITHIN: Duration = Duration::from_secs(1);
 
 /// What is imported: where to, how, and how many FTS bytes will come.
 #[derive(Clone, Copy, Debug)]
@@ -160,7 +162,8 @@ async fn read(answer: Response) -> Bytes {
     if answer.status().is_success() {
         client::read(answer, MAX_SUCCESS).await.unwrap_or_default()
     } else {
-        client::read_some(answer, MAX_ERROR).await
+        // The status alone can be judged: a slow text does not make a refusal a doubt.
+        timeout(ERROR_WITHIN, client::read_some(answer, MAX_ERROR)).await.unwrap_or_default()
     }
 }
 

@@ -276,3 +276,157 @@ pub(super) const MAX_ANSWER: usize = 256 * 1024;
 pub(super) fn unread(why: &client::Unread, hints: &Hints) -> RestoreError {
     passing(&why.to_string(), hints)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const GOOD: &str =
+        "https://outlook.office365.com/api/gv1.0/Mailboxes('MBX:a@b')/importItem?authtoken=eyJx.y-z_&c=%2f";
+
+    fn hosts(list: &[&str]) -> Vec<ImportHost> {
+        list.iter().map(|host| ImportHost::parse(host).expect("a host")).collect()
+    }
+
+    fn decoded(url: &str, allowed: &[&str]) -> Result<Url, Reason> {
+        let body = serde_json::json!({ "importUrl": url, "expirationDateTime": "x" }).to_string();
+        decode(body.as_bytes(), &Hints::default(), UnixMillis(0), &hosts(allowed))
+            .map(|(url, _)| url)
+            .map_err(|error| error.reason)
+    }
+
+    #[test]
+    fn import_urls_are_taken_as_they_are_or_refused() {
+        let office = &["outlook.office365.com"][..];
+        assert_eq!(decoded(GOOD, office).expect("taken").as_str(), GOOD);
+        for (url, allowed, reason) in [
+            ("http://outlook.office365.com/x?authtoken=s", office, Reason::ImportHostNotAllowed),
+            ("https://evil.example/x?authtoken=s", office, Reason::ImportHostNotAllowed),
+            ("https://outlook.office365.com.evil.example/x", office, Reason::ImportHostNotAllowed),
+            ("https://outlook.office365.com:8443/x", office, Reason::ImportHostNotAllowed),
+            ("https://outlook.office365.com@evil.example/x", office, Reason::ImportHostNotAllowed),
+            ("https://user@outlook.office365.com/x", office, Reason::SessionRejected),
+            ("https://outlook.office365.com/x?a='b'", office, Reason::SessionRejected),
+            ("https://outlook.office365.com/a/../b", office, Reason::SessionRejected),
+            ("https://OUTLOOK.office365.com/b", office, Reason::SessionRejected),
+            ("https://outlook.office365.com/b#f", office, Reason::SessionRejected),
+            ("https://localhost:1235/b", &["localhost:1234"][..], Reason::ImportHostNotAllowed),
+            ("no url", office, Reason::SessionRejected),
+        ] {
+            assert_eq!(decoded(url, allowed), Err(reason), "{url}");
+        }
+        assert!(decoded("https://localhost:1234/b", &["localhost:1234"]).is_ok());
+    }
+
+    #[test]
+    fn no_refusal_shows_the_url() {
+        let body = br#"{"importUrl":"https://evil.example/x?authtoken=hunter2"}"#;
+        let error =
+            decode(body, &Hints::default(), UnixMillis(0), &hosts(&["a.example"])).expect_err("refused");
+        assert!(!format!("{error:?} {error}").contains("hunter2"));
+    }
+
+    #[test]
+    fn answers_that_are_none_pass() {
+        for body in ["", "no JSON", "[]", "{}", r#"{"importUrl":null}"#, r#"{"importUrl":"https://a"#] {
+            let error = decode(body.as_bytes(), &Hints::default(), UnixMillis(0), &[]).expect_err("refused");
+            assert!(matches!(error.fault, Fault::Passing { .. }), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_missing_or_odd_end_is_five_minutes() {
+        let now = wire::moment("2024-10-17T18:00:00Z").expect("a moment");
+        for (end, seconds) in [
+            (Some("2024-10-17T19:00:00.1052906Z"), 3_600),
+            (Some("2024-10-17T17:00:00Z"), 300),
+            (Some("nonsense"), 300),
+            (Some("9999-12-31T23:59:59Z"), 24 * 3_600),
+            (None, 300),
+        ] {
+            assert_eq!(lifetime(end, now).as_secs(), seconds, "{end:?}");
+        }
+    }
+
+    #[test]
+    fn hosts_of_configuration() {
+        for (text, well) in [
+            ("a.example", true),
+            ("localhost:1", true),
+            ("a/b", false),
+            ("https://a", false),
+            ("", false),
+            ("u@a", false),
+        ] {
+            assert_eq!(ImportHost::parse(text).is_ok(), well, "{text}");
+        }
+    }
+
+    fn key() -> Key {
+        let tenant = TenantId::parse("a.example").expect("a tenant");
+        let mailbox = MailboxId::parse("MBX:a@b").expect("a mailbox");
+        Key { tenant, mailbox, version: GraphVersion::V1 }
+    }
+
+    fn opened(lifetime: Duration) -> ImportSession {
+        let url = Url::parse(GOOD).expect("a URL");
+        ImportSession::new(key(), url, lifetime, Duration::from_mins(2), None)
+    }
+
+    #[test]
+    fn debug_shows_neither_url_nor_token() {
+        let text = format!("{:?}", opened(Duration::from_hours(1)));
+        assert!(!text.contains("eyJ") && !text.contains("outlook") && text.contains("MBX:a@b"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn one_opening_serves_many_and_is_renewed_and_forgotten() {
+        let sessions = Sessions::new();
+        let open = |lifetime| async move { Ok(opened(lifetime)) };
+        let (first, event) = sessions.get(key(), open(Duration::from_hours(1))).await.expect("a session");
+        assert_eq!((event, first.is_fresh()), (Event::Opened, true));
+        let (second, event) = sessions.get(key(), open(Duration::from_hours(1))).await.expect("a session");
+        assert_eq!((event, second.is_fresh(), second.is_same(&first)), (Event::Reused, false, true));
+        assert!(sessions.forget(&second).await && !sessions.forget(&first).await);
+        let (third, event) = sessions.get(key(), open(Duration::ZERO)).await.expect("a session");
+        assert_eq!((event, third.is_same(&first)), (Event::Opened, false));
+        assert!(!sessions.forget(&first).await, "another's session is not forgotten");
+        let (fourth, event) = sessions.get(key(), open(Duration::from_hours(1))).await.expect("a session");
+        assert_eq!((event, fourth.is_same(&third)), (Event::Renewed, false));
+    }
+
+    #[tokio::test]
+    async fn many_waiters_open_once_and_a_failure_is_not_kept() {
+        let sessions = Sessions::new();
+        let openings = std::sync::atomic::AtomicU32::new(0);
+        let wait = || async {
+            let open = async {
+                openings.fetch_add(1, Ordering::SeqCst);
+                tokio::task::yield_now().await;
+                Err(RestoreError::job(Reason::MailboxNotFound, "no"))
+            };
+            sessions.get(key(), open).await.map(|_| ())
+        };
+        let outcomes = futures_util::future::join_all((0..50).map(|_| wait())).await;
+        assert!(
+            outcomes
+                .iter()
+                .all(|outcome| outcome.as_ref().is_err_and(|e| e.reason == Reason::MailboxNotFound))
+        );
+        assert_eq!(openings.load(Ordering::SeqCst), 1);
+        assert!(sessions.get(key(), async { Ok(opened(Duration::from_hours(1))) }).await.is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_panics(body in proptest::collection::vec(any::<u8>(), 0..300), url in ".{0,100}", host in ".{0,30}") {
+            let hosts = hosts(&["a.example"]);
+            let _bytes = decode(&body, &Hints::default(), UnixMillis(0), &hosts);
+            let body = serde_json::json!({ "importUrl": url, "expirationDateTime": url }).to_string();
+            let _text = decode(body.as_bytes(), &Hints::default(), UnixMillis(0), &hosts);
+            let _host = ImportHost::parse(&host);
+        }
+    }
+}

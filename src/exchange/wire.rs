@@ -222,3 +222,123 @@ pub(super) fn filter_moment(moment: UnixMillis) -> Option<String> {
 fn millis(moment: OffsetDateTime) -> UnixMillis {
     UnixMillis(i64::try_from(moment.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use reqwest::header::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn error_bodies_of_every_shape() {
+        for (body, code, text) in [
+            (r#"{"error":{"code":"C","message":"m","innerError":{"code":"I"}}}"#, Some("C"), "m"),
+            (r#"{"Error":{"Code":"C","Message":"m"}}"#, Some("C"), "m"),
+            (r#"{"error":{"message":{"value":"m"}}}"#, None, "m"),
+            (r#"{"Message":"m"}"#, None, "m"),
+            (r#"{"error":"C","error_description":"m"}"#, Some("C"), "m"),
+            ("\u{feff}{\"Message\":\"m\"}", None, "m"),
+            ("plain words", None, "plain words"),
+            ("<html><b>502</b></html>", None, "a body that is no JSON"),
+            ("{\"error\":{\"code\":\"C", None, "a body that is no JSON"),
+            ("", None, "no text"),
+        ] {
+            let said = Said::decode(body.as_bytes());
+            assert_eq!((said.code.as_deref(), said.text.as_str()), (code, text), "{body}");
+        }
+        let inner = Said::decode(br#"{"error":{"code":"C","message":"m","innerError":{"code":"Inner"}}}"#);
+        assert!(inner.says("inner") && !inner.says("other"));
+    }
+
+    #[test]
+    fn success_in_any_case_and_nothing_less() {
+        for (body, well) in [
+            (r#"{"itemId":"I","changeKey":"C"}"#, true),
+            (r#"{"ItemId":"I","ChangeKey":"C","@odata.context":"x"}"#, true),
+            (r#"{"itemId":"I"}"#, false),
+            (r#"{"itemId":"","changeKey":"C"}"#, false),
+            (r#"{"itemId":1,"changeKey":"C"}"#, false),
+            (r#"[{"itemId":"I","changeKey":"C"}]"#, false),
+            (r#"{"itemId":"I","changeKey":"C""#, false),
+            ("", false),
+        ] {
+            assert_eq!(imported(body.as_bytes()).is_some(), well, "{body}");
+        }
+    }
+
+    #[test]
+    fn pauses_as_seconds_and_as_date() {
+        let now = http_date("Wed, 21 Oct 2026 07:28:00 GMT").expect("a date");
+        for (value, seconds) in [
+            ("30", Some(30)),
+            ("0", Some(0)),
+            (" 1.5 ", Some(2)),
+            ("Wed, 21 Oct 2026 07:29:00 GMT", Some(60)),
+            ("Wed, 21 Oct 2026 07:27:00 GMT", Some(0)),
+            ("-1", None),
+            ("1e300", None),
+            ("NaN", None),
+            ("9999999", None),
+            ("soon", None),
+        ] {
+            assert_eq!(pause(value, now).map(|pause| pause.as_secs()), seconds, "{value}");
+        }
+    }
+
+    #[test]
+    fn moments_of_any_precision() {
+        let second = UnixMillis(1_729_191_588_000);
+        for (text, expected) in [
+            ("2024-10-17T18:59:48Z", Some(second)),
+            ("2024-10-17T18:59:48.1052906Z", Some(UnixMillis(second.0 + 105))),
+            ("2024-10-17T20:59:48+02:00", Some(second)),
+            ("2024-10-17T18:59:48", Some(second)),
+            ("2024-10-17T18:59:48.1052906", Some(second)),
+            ("yesterday", None),
+            ("", None),
+        ] {
+            assert_eq!(moment(text), expected, "{text}");
+        }
+        assert_eq!(filter_moment(UnixMillis(second.0 + 999)).as_deref(), Some("2024-10-17T18:59:48Z"));
+    }
+
+    #[test]
+    fn headers_are_read() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("request-id", "r"),
+            ("date", "Wed, 21 Oct 2026 07:28:00 GMT"),
+            ("ratelimit-remaining", "0"),
+            ("ratelimit-reset", "17"),
+            ("rate-limit-reason", "IncomingBytes"),
+        ] {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        let hints = Hints::read(&headers, UnixMillis(0));
+        assert_eq!((hints.request_id.as_deref(), hints.limit.as_str()), (Some("r"), "IncomingBytes"));
+        assert_eq!(hints.retry_after, Some(Duration::from_secs(17)));
+        assert!(hints.date.is_some());
+    }
+
+    #[test]
+    fn anothers_text_carries_no_token() {
+        let cut_text = cut("see https://x/importItem?authtoken=eyJabc and\neyJdef.ghi now");
+        assert_eq!(cut_text, "see [removed] and [removed] now");
+        assert!(cut(&"ä ".repeat(5_000)).len() < 420);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(body in proptest::collection::vec(any::<u8>(), 0..300), text in ".{0,600}") {
+            let _decoded = (Said::decode(&body), imported(&body), object(&body));
+            let _text = (Said::decode(text.as_bytes()), moment(&text), http_date(&text), pause(&text, UnixMillis(0)));
+            prop_assert!(cut(&text).len() < 420);
+        }
+
+        #[test]
+        fn no_moment_panics(moment in any::<i64>()) {
+            let _text = filter_moment(UnixMillis(moment));
+        }
+    }
+}

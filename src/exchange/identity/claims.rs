@@ -25,7 +25,8 @@ pub struct TokenFacts {
 }
 
 impl TokenFacts {
-    /// Reads a JWT's claims; of an opaque token nothing is known. `expires` is left as it is if there is no `exp`.
+    /// Reads a JWT's claims; of an opaque token nothing is known. The end is the caller's: the token's own is told by
+    /// another clock.
     pub(super) fn read(token: &str, expires: UnixMillis) -> Self {
         let mut facts = Self { expires, ..Self::default() };
         let Some(claims) = claims(token) else { return facts };
@@ -34,9 +35,6 @@ impl TokenFacts {
         }
         if let Some(scp) = claims.get("scp").and_then(Value::as_str) {
             facts.scp = scp.split_whitespace().map(str::to_owned).collect();
-        }
-        if let Some(end) = claims.get("exp").and_then(Value::as_i64) {
-            facts.expires = UnixMillis(end.saturating_mul(1_000));
         }
         facts
     }
@@ -66,6 +64,12 @@ impl TokenFacts {
     }
 }
 
+/// The end that the token tells.
+pub(super) fn end(token: &str) -> Option<UnixMillis> {
+    let end = claims(token)?.get("exp")?.as_i64()?;
+    Some(UnixMillis(end.saturating_mul(1_000)))
+}
+
 fn claims(token: &str) -> Option<Value> {
     let payload = token.split('.').nth(1)?;
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload.trim_end_matches('=')).ok()?).ok()
@@ -90,17 +94,17 @@ mod tests {
             (r#"{"exp":10}"#, Some("no roles")),
         ] {
             let facts = TokenFacts::read(&token(claims), UnixMillis(1));
-            assert_eq!(facts.expires, UnixMillis(10_000));
+            assert_eq!((facts.expires, end(&token(claims))), (UnixMillis(1), Some(UnixMillis(10_000))));
             assert_eq!(facts.warning().is_some(), warns.is_some(), "{claims}");
             assert!(facts.warning().unwrap_or_default().contains(warns.unwrap_or_default()), "{claims}");
         }
-        assert_eq!(TokenFacts::read("opaque", UnixMillis(1)).expires, UnixMillis(1));
+        assert_eq!(end("opaque"), None);
     }
 
     proptest! {
         #[test]
         fn no_token_panics(text in ".{0,200}", bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
-            let _one = TokenFacts::read(&text, UnixMillis(0));
+            let _one = (TokenFacts::read(&text, UnixMillis(0)), end(&text));
             let _other = TokenFacts::read(&format!("a.{}.b", URL_SAFE_NO_PAD.encode(bytes)), UnixMillis(0));
         }
     }

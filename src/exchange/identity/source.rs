@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout};
 use super::{
     Kind, Settings,
     certificate::{Assertion, Certificate},
-    claims::TokenFacts,
+    claims,
     refusal::Refusal,
     transport::Http,
 };
@@ -244,7 +244,7 @@ async fn from_file(path: &Path, metrics: &Metrics) -> Result<Issued, RestoreErro
         return Err(told(format!("{} does not hold a token alone", path.display())));
     }
     let now = own_clock();
-    let expires = TokenFacts::read(text.expose_secret(), now.plus(OPAQUE_LIFE)).expires;
+    let expires = claims::end(text.expose_secret()).unwrap_or_else(|| now.plus(OPAQUE_LIFE));
     metrics.credential_expiry.with_label_values(&["token_file"]).set(seconds(expires));
     if expires <= now {
         return Err(told(format!("the token of {} has ended", path.display())));
