@@ -530,3 +530,6 @@ pub fn warnings(config: &Config) -> Vec<String> {
 pub fn shown(path: Option<&Path>) -> String {
     path.map_or_else(|| DEFAULT_FILE.to_owned(), |path| path.display().to_string())
 }
+
+#[cfg(test)]
+mod tests;
