@@ -170,12 +170,11 @@ impl Sources {
         let reader = self.reader(&mut problems);
         let mut text = String::new();
         for (key, (value, source)) in reader.merged() {
-            let shown = match value {
-                Value::Null => continue,
-                _ if SECRETS.contains(&key.as_str()) => "(secret)".to_owned(),
-                Value::String(text) => text.clone(),
-                other => other.to_string(),
-            };
+            if value.is_null() {
+                continue;
+            }
+            let secret = SECRETS.contains(&key.as_str());
+            let shown = if secret { "(secret)".to_owned() } else { reader::plain_text(value) };
             writeln!(text, "{key} = {shown}    # {source}").expect("writing to a String cannot fail");
         }
         text
@@ -188,7 +187,7 @@ impl Sources {
         });
         let file = self.file_leaves(problems);
         let azure = self.azure();
-        Reader::new(defaults, vec![azure, file, flatten_environment(self.environment.clone())])
+        Reader::new(&defaults, vec![azure, file, flatten_environment(self.environment.clone())])
     }
 
     /// The Azure SDKs' variables, below the file and our own variables.
@@ -224,6 +223,17 @@ impl Sources {
                 Err(Problems(problems))
             }
         }
+    }
+
+    /// Reads what concerns the storage alone: for commands that need nothing else.
+    ///
+    /// # Errors
+    /// Every problem at once.
+    pub fn storage(&self) -> Result<blob_store::Settings, Problems> {
+        let mut problems = Vec::new();
+        let mut reader = self.reader(&mut problems);
+        let settings = storage(&mut reader, None);
+        reader.finish(settings).map_err(Problems)
     }
 
     fn build(&self, r: &mut Reader) -> Config {
@@ -520,3 +530,6 @@ pub fn warnings(config: &Config) -> Vec<String> {
 pub fn shown(path: Option<&Path>) -> String {
     path.map_or_else(|| DEFAULT_FILE.to_owned(), |path| path.display().to_string())
 }
+
+#[cfg(test)]
+mod tests;

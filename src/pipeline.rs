@@ -118,10 +118,10 @@ impl Pipeline {
         let mut verdict = self.not_before(&course);
         loop {
             match self.follow(&mut course, verdict, &settlement).await {
-                Next::Judge(end) => verdict = self.judge(&mut course, *end),
+                Next::Judge(end) => verdict = Some(self.judge(&course, *end)),
                 Next::Attempt => {
                     let end = self.guarded_attempt(&mut course).await;
-                    verdict = self.judge_attempt(&mut course, end).await;
+                    verdict = Some(self.judge_attempt(&mut course, end).await);
                 }
                 Next::Ack => {
                     settlement.ack().await;
@@ -176,9 +176,9 @@ impl Pipeline {
     ) -> Next {
         tracing::warn!(job_id = %course.job.id, %error, "imported, but the ledger does not take it; it will be told again");
         course.journey.imported = Some(success.imported.clone());
-        match self.tell(course, succeeded(success.clone()), settlement).await {
-            Next::Ack => {}
-            other => return other,
+        let told = self.tell(course, succeeded(success), settlement).await;
+        if !matches!(told, Next::Ack) {
+            return told;
         }
         self.wait(course, self.hold.min(Duration::from_secs(5)), "claim", false, settlement).await.into()
     }
@@ -190,10 +190,11 @@ impl Pipeline {
         }
         let reason = failure.reason;
         let detail = failure.message.clone();
-        match self.tell(course, Outcome::Failed(failure), settlement).await {
-            Next::Ack => self.dead_letter(course, reason, &detail, None, settlement).await,
-            other => other,
+        let told = self.tell(course, Outcome::Failed(failure), settlement).await;
+        if !matches!(told, Next::Ack) {
+            return told;
         }
+        self.dead_letter(course, reason, &detail, None, settlement).await
     }
 
     /// Record unknown → event → dead letter → ack.
@@ -213,12 +214,11 @@ impl Pipeline {
             },
         };
         let detail = failure.message.clone();
-        match self.tell(course, Outcome::Unknown { failure, seen }, settlement).await {
-            Next::Ack => {
-                self.dead_letter(course, Reason::OutcomeUnknown, &detail, claim.as_deref(), settlement).await
-            }
-            other => other,
+        let told = self.tell(course, Outcome::Unknown { failure, seen }, settlement).await;
+        if !matches!(told, Next::Ack) {
+            return told;
         }
+        self.dead_letter(course, Reason::OutcomeUnknown, &detail, claim.as_deref(), settlement).await
     }
 
     /// A message that is no job: event if its id could be read → dead letter → ack. It neither obeys nor writes a record.
@@ -242,55 +242,44 @@ impl Pipeline {
 
     /// A panic is a fault of this program, never the end of a delivery: what was claimed is in doubt.
     async fn guarded_attempt(&self, course: &mut Course) -> End {
-        match AssertUnwindSafe(self.attempt(course)).catch_unwind().await {
-            Ok(end) => end,
-            Err(_) => {
-                tracing::error!(job_id = %course.job.id, "a fault of this program: the attempt panicked");
-                let what = "the attempt ended by a fault of this program";
-                if course.claim.is_some() {
-                    self.in_doubt(course, RestoreError::new(Fault::InDoubt, Reason::Internal, what)).await
-                } else {
-                    End::NotImported(RestoreError::new(Fault::InDoubt, Reason::Internal, what))
-                }
-            }
+        if let Ok(end) = AssertUnwindSafe(self.attempt(course)).catch_unwind().await {
+            return end;
         }
+        tracing::error!(job_id = %course.job.id, "a fault of this program: the attempt panicked");
+        let error = RestoreError::new(
+            Fault::InDoubt,
+            Reason::Internal,
+            "the attempt ended by a fault of this program",
+        );
+        if course.claim.is_some() { self.in_doubt(course, error).await } else { End::NotImported(error) }
     }
 
     /// Judges what an attempt came to, and gives up its claim where it certainly made no item.
-    async fn judge_attempt(&self, course: &mut Course, end: End) -> Option<Verdict> {
+    async fn judge_attempt(&self, course: &mut Course, end: End) -> Verdict {
         if let End::Trouble(RestoreError { fault: Fault::Passing { dependency, .. }, .. }) = &end {
             self.ask_for_a_lone_job(course, *dependency).await;
         }
         let verdict = self.judge(course, end);
         course.previous_attempt = tokio::time::Instant::now();
-        if matches!(verdict, Some(Verdict::Retry { .. } | Verdict::Park { .. } | Verdict::Return)) {
+        if matches!(verdict, Verdict::Retry { .. } | Verdict::Park { .. } | Verdict::Return) {
             self.let_go(course).await;
         }
         verdict
     }
 
-    fn judge(&self, course: &mut Course, end: End) -> Option<Verdict> {
+    fn judge(&self, course: &Course, end: End) -> Verdict {
         if let End::Trouble(error) | End::NotImported(error) = &end {
             self.log_trouble(course, error);
         }
-        Some(judge(end.clone(), &self.situation(course, &end), &self.policy))
+        let situation = self.situation(course, &end);
+        judge(end, &situation, &self.policy)
     }
 
     fn situation(&self, course: &Course, end: &End) -> Situation {
-        let works_for_others = match end {
-            End::Trouble(error) | End::NotImported(error) => match error.fault {
-                Fault::Passing { dependency, .. } => {
-                    self.neighbours.works_for_others(dependency, &course.job.id, course.previous_attempt)
-                }
-                Fault::InDoubt if error.reason == Reason::Internal => true,
-                Fault::InDoubt => self.neighbours.works_for_others(
-                    Dependency::Exchange,
-                    &course.job.id,
-                    course.previous_attempt,
-                ),
-                Fault::Job | Fault::Throttled { .. } | Fault::Ours { .. } => false,
-            },
-            _ => false,
+        let works_for_others = if let End::Trouble(error) | End::NotImported(error) = end {
+            self.works_for_others(course, error)
+        } else {
+            false
         };
         Situation {
             attempt: course.journey.attempt,
@@ -298,6 +287,20 @@ impl Pipeline {
             works_for_others,
             mailbox_succeeds: self.neighbours.mailbox_succeeds(&course.job.mailbox, course.received),
             dice: fastrand::f64(),
+        }
+    }
+
+    /// Whether what this job met has been fine for another since its previous attempt.
+    fn works_for_others(&self, course: &Course, error: &RestoreError) -> bool {
+        let well = |dependency| {
+            self.neighbours.works_for_others(dependency, &course.job.id, course.previous_attempt)
+        };
+        match error.fault {
+            Fault::Passing { dependency, .. } => well(dependency),
+            // Nobody else's trouble: a fault of this program.
+            Fault::InDoubt if error.reason == Reason::Internal => true,
+            Fault::InDoubt => well(Dependency::Exchange),
+            Fault::Job | Fault::Throttled { .. } | Fault::Ours { .. } => false,
         }
     }
 

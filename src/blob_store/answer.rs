@@ -24,13 +24,11 @@ fn reason(failure: &Failure, blob: &BlobRef) -> (Reason, &'static str) {
         (_, Some("InvalidObjectState")) => {
             (Reason::BlobArchived, "the object is archived and has not been restored")
         }
-        (Some(404), _) => (Reason::BlobNotFound, "no such object"),
-        // A version that is a delete marker; a version id that is none.
-        (Some(405), _) => (Reason::BlobNotFound, "no such object"),
+        // 405: a version that is a delete marker.
+        (Some(404 | 405), _) | (_, Some("KeyTooLongError")) => (Reason::BlobNotFound, "no such object"),
         (_, Some("InvalidArgument" | "NoSuchVersion")) if blob.version_id.is_some() => {
             (Reason::BlobNotFound, "no such version")
         }
-        (_, Some("KeyTooLongError")) => (Reason::BlobNotFound, "no such object"),
         (Some(416), _) => (Reason::BlobCorrupt, "the object ends before the range begins"),
         (Some(301 | 307 | 308), _) | (_, Some("AuthorizationHeaderMalformed" | "PermanentRedirect")) => {
             (Reason::BlobForbidden, "the bucket is in another region")

@@ -128,7 +128,7 @@ const ZSTD_WINDOW: &str = "requires too much memory";
 
 /// Base64 text decoded.
 struct Text {
-    text: Decoded,
+    source: Decoded,
     decoder: base64_text::Decoder,
     /// Text that waits.
     waiting: Bytes,
@@ -144,7 +144,7 @@ impl Text {
     fn new(text: Decoded, max: u64) -> Self {
         let decoder = base64_text::Decoder::default();
         Self {
-            text,
+            source: text,
             decoder,
             waiting: Bytes::new(),
             room: longest_text(max),
@@ -195,7 +195,7 @@ impl Text {
                 return Poll::Ready(None);
             }
             let decoded = if self.waiting.is_empty() {
-                match ready!(self.text.poll_next_unpin(cx)) {
+                match ready!(self.source.poll_next_unpin(cx)) {
                     Some(Ok(text)) => match self.took(text) {
                         Ok(()) => continue,
                         Err(error) => Err(error),

@@ -185,7 +185,7 @@ impl Patience {
         let (_, sleep) = self.waiting.get_or_insert_with(|| {
             let now = Instant::now();
             // A far future, where the sum would be none: thirty years, as tokio itself does.
-            let until = now.checked_add(left).unwrap_or_else(|| now + Duration::from_secs(86_400 * 365 * 30));
+            let until = now.checked_add(left).unwrap_or_else(|| now + Duration::from_hours(24 * 365 * 30));
             (now, Box::pin(sleep_until(until)))
         });
         sleep.as_mut().poll(cx).is_ready()

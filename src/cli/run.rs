@@ -24,7 +24,7 @@ pub(super) async fn run(file: Option<PathBuf>) -> Exit {
         eprintln!("restore-worker: logging cannot be set up: {error}");
         return Exit::Configuration;
     }
-    match app::run(config).await {
+    match Box::pin(app::run(config)).await {
         Ok(Ending::Drained) => Exit::Done,
         Ok(Ending::GraceOver) => Exit::GraceOver,
         Ok(Ending::Aborted) => Exit::Aborted,

@@ -97,11 +97,13 @@ pub fn flatten_environment(variables: impl IntoIterator<Item = (String, String)>
 }
 
 /// Whether the key is one of the defaults', or a secret's `_file` twin.
+#[must_use]
 pub fn is_known(key: &str, defaults: &Leaves) -> bool {
     defaults.contains_key(key) || key.strip_suffix("_file").is_some_and(|twin| SECRETS.contains(&twin))
 }
 
 /// The known key that an unknown one most likely meant.
+#[must_use]
 pub fn nearest<'a>(key: &str, defaults: &'a Leaves) -> Option<&'a str> {
     let best = defaults.keys().min_by_key(|known| distance(key, known))?;
     (distance(key, best) <= 3).then_some(best.as_str())

@@ -10,21 +10,21 @@ use crate::secret::Secret;
 
 /// Reads keys of the merged layers.
 #[derive(Debug)]
-pub struct Reader {
+pub(super) struct Reader {
     merged: Leaves,
     problems: Vec<Problem>,
 }
 
 impl Reader {
     /// Lays `upper` layers over the defaults, the last one on top.
-    pub fn new(defaults: Leaves, upper: Vec<Leaves>) -> Self {
+    pub(super) fn new(defaults: &Leaves, upper: Vec<Leaves>) -> Self {
         let mut problems = Vec::new();
         let mut merged = defaults.clone();
         for (key, (value, source)) in upper.into_iter().flatten() {
-            if is_known(&key, &defaults) {
+            if is_known(&key, defaults) {
                 merged.insert(key, (value, source));
             } else {
-                let what = nearest(&key, &defaults)
+                let what = nearest(&key, defaults)
                     .map_or("unknown key".into(), |n| format!("unknown key; did you mean {n}?"));
                 problems.push(Problem { key, source, what });
             }
@@ -33,23 +33,23 @@ impl Reader {
     }
 
     /// Notes a problem of a key.
-    pub fn refuse(&mut self, key: &str, what: impl Display) {
+    pub(super) fn refuse(&mut self, key: &str, what: impl Display) {
         let source = self.merged.get(key).map_or(Source::Default, |(_, source)| source.clone());
         self.problems.push(Problem { key: key.into(), source, what: what.to_string() });
     }
 
     /// The merged values, to be shown.
-    pub fn merged(&self) -> &Leaves {
+    pub(super) fn merged(&self) -> &Leaves {
         &self.merged
     }
 
     /// Ends the reading: the value, or everything that is wrong.
-    pub fn finish<T>(self, value: T) -> Result<T, Vec<Problem>> {
+    pub(super) fn finish<T>(self, value: T) -> Result<T, Vec<Problem>> {
         if self.problems.is_empty() { Ok(value) } else { Err(self.problems) }
     }
 
     /// The key's text, if it is set.
-    pub fn text(&mut self, key: &str) -> Option<String> {
+    pub(super) fn text(&mut self, key: &str) -> Option<String> {
         let text = match self.merged.get(key).map(|(value, _)| value) {
             None | Some(Value::Null) => return None,
             Some(Value::String(text)) => text.trim().to_owned(),
@@ -64,12 +64,16 @@ impl Reader {
     }
 
     /// Whether the key's value is the compiled-in one.
-    pub fn is_default(&self, key: &str) -> bool {
+    pub(super) fn is_default(&self, key: &str) -> bool {
         matches!(self.merged.get(key), None | Some((_, Source::Default)))
     }
 
     /// A value with a parser of its own; notes a problem and takes the type's default when it does not parse.
-    pub fn parsed<T: Default, E: Display>(&mut self, key: &str, parse: impl Fn(&str) -> Result<T, E>) -> T {
+    pub(super) fn parsed<T: Default, E: Display>(
+        &mut self,
+        key: &str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> T {
         self.optional(key, parse).unwrap_or_else(|| {
             if self.text(key).is_none() {
                 self.refuse(key, "must be set");
@@ -79,13 +83,17 @@ impl Reader {
     }
 
     /// A value that may be unset.
-    pub fn optional<T, E: Display>(&mut self, key: &str, parse: impl Fn(&str) -> Result<T, E>) -> Option<T> {
+    pub(super) fn optional<T, E: Display>(
+        &mut self,
+        key: &str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Option<T> {
         let text = self.text(key)?;
         parse(&text).map_err(|error| self.refuse(key, error)).ok()
     }
 
     /// An integer between `min` and `max`.
-    pub fn integer<T>(&mut self, key: &str, min: T, max: T) -> T
+    pub(super) fn integer<T>(&mut self, key: &str, min: T, max: T) -> T
     where
         T: FromStr + PartialOrd + Display + Default + Copy,
     {
@@ -96,12 +104,12 @@ impl Reader {
     }
 
     /// `true` or `false`.
-    pub fn boolean(&mut self, key: &str) -> bool {
+    pub(super) fn boolean(&mut self, key: &str) -> bool {
         self.parsed(key, |text| text.parse::<bool>().map_err(|_| "must be true or false"))
     }
 
     /// A duration longer than zero.
-    pub fn duration(&mut self, key: &str) -> Duration {
+    pub(super) fn duration(&mut self, key: &str) -> Duration {
         self.parsed(key, |text| match parse_duration(text) {
             Ok(d) if d.is_zero() => Err("must be longer than zero".to_owned()),
             other => other,
@@ -109,12 +117,12 @@ impl Reader {
     }
 
     /// A duration that may be zero.
-    pub fn duration_or_zero(&mut self, key: &str) -> Duration {
+    pub(super) fn duration_or_zero(&mut self, key: &str) -> Duration {
         self.parsed(key, parse_duration)
     }
 
     /// A size in bytes, at least 1.
-    pub fn bytes(&mut self, key: &str) -> u64 {
+    pub(super) fn bytes(&mut self, key: &str) -> u64 {
         self.parsed(key, |text| match parse_bytes(text) {
             Ok(0) => Err("must be larger than zero".to_owned()),
             other => other,
@@ -122,7 +130,7 @@ impl Reader {
     }
 
     /// One of a closed list of words.
-    pub fn choice<T: Copy + Default>(&mut self, key: &str, words: &[(&str, T)]) -> T {
+    pub(super) fn choice<T: Copy + Default>(&mut self, key: &str, words: &[(&str, T)]) -> T {
         self.parsed(key, |text| {
             let listed = || words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
             words
@@ -134,7 +142,7 @@ impl Reader {
     }
 
     /// A list; in the environment with commas.
-    pub fn list<T, E: Display>(&mut self, key: &str, parse: impl Fn(&str) -> Result<T, E>) -> Vec<T> {
+    pub(super) fn list<T, E: Display>(&mut self, key: &str, parse: impl Fn(&str) -> Result<T, E>) -> Vec<T> {
         let texts: Vec<String> = match self.merged.get(key).map(|(value, _)| value) {
             None | Some(Value::Null) => Vec::new(),
             Some(Value::Array(items)) => items.iter().map(plain_text).collect(),
@@ -157,7 +165,7 @@ impl Reader {
     }
 
     /// A secret: its own value or its `_file` twin, not both.
-    pub fn secret(&mut self, key: &str) -> Option<Secret> {
+    pub(super) fn secret(&mut self, key: &str) -> Option<Secret> {
         debug_assert!(SECRETS.contains(&key), "{key} must be masked");
         let twin = format!("{key}_file");
         let value = self.text(key).filter(|_| !(self.is_default(key) && self.text(&twin).is_some()));
@@ -173,21 +181,18 @@ impl Reader {
     }
 
     /// The content of a file that a key names.
-    pub fn file(&mut self, key: &str) -> Option<Vec<u8>> {
+    pub(super) fn file(&mut self, key: &str) -> Option<Vec<u8>> {
         let path = self.text(key)?;
         std::fs::read(&path).map_err(|error| self.refuse(key, format!("cannot read {path}: {error}"))).ok()
     }
 }
 
-fn plain_text(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
+pub(super) fn plain_text(value: &Value) -> String {
+    if let Value::String(text) = value { text.clone() } else { value.to_string() }
 }
 
 /// `500ms`, `30s`, `5m`, `2h`, `1d`.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let refuse = || "must be a duration such as 500ms, 30s, 5m, 2h or 1d".to_owned();
     let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).ok_or_else(refuse)?);
     let n: u64 = digits.parse().map_err(|_| refuse())?;
@@ -203,7 +208,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 /// `4096`, `64KiB`, `25MiB`, `2GiB`, `150MB`, `1GB`.
-pub fn parse_bytes(text: &str) -> Result<u64, String> {
+pub(super) fn parse_bytes(text: &str) -> Result<u64, String> {
     let refuse = || "must be a size such as 4096, 64KiB, 25MiB or 150MB".to_owned();
     let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let n: u64 = digits.parse().map_err(|_| refuse())?;

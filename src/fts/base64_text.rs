@@ -150,12 +150,11 @@ impl Decoder {
     fn decode(&mut self, text: &[u8], out: &mut Vec<u8>) {
         let start = out.len();
         out.resize(start + text.len().div_ceil(4) * 3, 0);
-        match ENGINE.decode_slice_unchecked(text, &mut out[start..]) {
-            Ok(written) => out.truncate(start + written),
-            Err(_) => {
-                out.truncate(start);
-                self.fail(Fault::Character);
-            }
+        if let Ok(written) = ENGINE.decode_slice_unchecked(text, &mut out[start..]) {
+            out.truncate(start + written);
+        } else {
+            out.truncate(start);
+            self.fail(Fault::Character);
         }
     }
 

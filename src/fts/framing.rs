@@ -49,6 +49,11 @@ impl Framing {
         self.record_at
     }
 
+    /// The present record's header.
+    pub(super) const fn header(&self) -> [u8; HEADER] {
+        self.header
+    }
+
     /// Whether the bytes may end here.
     pub(super) fn between_records(&self) -> bool {
         self.state == State::Header(0)
@@ -57,7 +62,7 @@ impl Framing {
     /// Takes the next piece off `input`; `None` when more input is needed.
     pub(super) fn next<'a>(&mut self, input: &mut &'a [u8]) -> Option<Piece<'a>> {
         match self.state {
-            State::Header(have) => self.header(have, input),
+            State::Header(have) => self.begin(have, input),
             State::Payload { opcode, length, left: 0 } => {
                 self.state = State::Header(0);
                 Some(Piece::End { opcode, length })
@@ -74,7 +79,7 @@ impl Framing {
         }
     }
 
-    fn header<'a>(&mut self, have: usize, input: &mut &'a [u8]) -> Option<Piece<'a>> {
+    fn begin<'a>(&mut self, have: usize, input: &mut &'a [u8]) -> Option<Piece<'a>> {
         if have == 0 {
             self.record_at = self.at;
         }
@@ -112,7 +117,7 @@ mod tests {
             while let Some(piece) = framing.next(&mut input) {
                 match piece {
                     Piece::Begin { opcode, length } => {
-                        told.push(format!("{opcode}:{length}@{}", framing.record_at()))
+                        told.push(format!("{opcode}:{length}@{}", framing.record_at()));
                     }
                     Piece::Payload { bytes, .. } => payload.extend_from_slice(bytes),
                     Piece::End { .. } => told.push(format!("{:?}", std::mem::take(&mut payload))),

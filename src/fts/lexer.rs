@@ -160,8 +160,8 @@ impl Lexer {
             | State::Length { .. }
             | State::CountFixed { .. }
             | State::CountVariable
-            | State::CountOrLength => self.have == 0,
-            State::FirstOrText { .. } => self.have == 0,
+            | State::CountOrLength
+            | State::FirstOrText { .. } => self.have == 0,
             State::Set | State::NameKind | State::Lid | State::Name => false,
         }
     }
@@ -176,38 +176,42 @@ impl Lexer {
                 }
                 State::Value { left, more, size } => self.value(input, (left, more, size), visitor),
                 State::Name => self.name(input, visitor),
-                state => self.atom(input, state, visitor),
+                State::Tag
+                | State::Set
+                | State::NameKind
+                | State::Lid
+                | State::Length { .. }
+                | State::CountFixed { .. }
+                | State::CountVariable
+                | State::CountOrLength
+                | State::FirstOrText { .. } => self.atom(input, visitor),
             };
         }
     }
 
-    /// How many bytes the atom of a state has.
-    const fn atom_size(state: State) -> usize {
-        match state {
-            State::Set => 16,
-            State::NameKind => 1,
-            State::Name => 2,
-            _ => 4,
-        }
-    }
-
-    fn atom<'a>(&mut self, input: &'a [u8], state: State, visitor: &mut impl Visitor) -> &'a [u8] {
-        let size = Self::atom_size(state);
+    fn atom<'a>(&mut self, input: &'a [u8], visitor: &mut impl Visitor) -> &'a [u8] {
+        let size = if self.state == State::Set {
+            16
+        } else if self.state == State::NameKind {
+            1
+        } else {
+            4
+        };
         let (taken, rest) = input.split_at((size - self.have).min(input.len()));
         self.atom[self.have..self.have + taken.len()].copy_from_slice(taken);
         self.have += taken.len();
         self.at += taken.len() as u64;
         if self.have == size {
             self.have = 0;
-            self.step(state, visitor);
+            self.step(visitor);
         }
         rest
     }
 
-    /// The atom of `state` is complete.
-    fn step(&mut self, state: State, visitor: &mut impl Visitor) {
+    /// The present atom is complete.
+    fn step(&mut self, visitor: &mut impl Visitor) {
         let word = u32::from_le_bytes([self.atom[0], self.atom[1], self.atom[2], self.atom[3]]);
-        match state {
+        match self.state {
             State::Tag => self.tag(word, visitor),
             State::Set => {
                 self.property.set = self.atom;

@@ -123,18 +123,24 @@ impl Preflight {
     ///
     /// # Errors
     /// [`Refusal`].
-    pub fn finish(mut self) -> Result<Report, Refusal> {
-        if self.mode != PreflightMode::Off {
-            self.refuse_framing()?;
+    pub fn finish(self) -> Result<Report, Refusal> {
+        match self.conclude() {
+            (report, None) => Ok(report),
+            (_, Some(refusal)) => Err(refusal),
         }
+    }
+
+    /// What the stream held, and why it is refused if it is. After a refusal the machine may be fed on for this.
+    pub(super) fn conclude(mut self) -> (Report, Option<Refusal>) {
         self.warn_at_end();
-        if self.mode == PreflightMode::Strict {
-            self.refuse_first()?;
+        let mut refusal = self.refuse_framing().err();
+        if refusal.is_none() && self.mode == PreflightMode::Strict {
+            refusal = self.refuse_first().err();
         }
         let identity = self.inner.gathering.identity();
         let findings =
             if self.mode == PreflightMode::Off { Findings::default() } else { self.inner.findings };
-        Ok(Report { findings, identity })
+        (Report { findings, identity }, refusal)
     }
 
     fn cut(&mut self, mut bytes: &[u8]) {

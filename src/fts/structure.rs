@@ -24,6 +24,21 @@ pub(super) enum Scope {
     Attachment,
 }
 
+/// Where a property belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// To the item itself.
+    Root,
+    /// To a recipient of it.
+    Recipient,
+    /// To an attachment of it.
+    Attachment,
+    /// To the message that such an attachment is.
+    Embedded,
+    /// To something inside that.
+    Deeper,
+}
+
 /// Deepest nesting of scopes that is followed; Exchange Online takes 30 embedded messages, two scopes each.
 const MAX_SCOPES: usize = 2 * 64;
 /// Exchange Online's limit of embedded messages.
@@ -56,9 +71,15 @@ impl Structure {
         self.followed && self.open.len() == 1
     }
 
-    /// Whether the place is a recipient or an attachment of the item itself, not of an embedded message.
-    pub(super) fn at_first_level(&self) -> bool {
-        self.followed && self.open.len() == 2
+    /// Where a property belongs that comes now.
+    pub(super) fn place(&self) -> Place {
+        match (self.followed, &*self.open) {
+            (true, [_]) => Place::Root,
+            (true, [_, Scope::Recipient]) => Place::Recipient,
+            (true, [_, Scope::Attachment]) => Place::Attachment,
+            (true, [_, Scope::Attachment, Scope::Message]) => Place::Embedded,
+            _ => Place::Deeper,
+        }
     }
 
     /// How many embedded messages the place is in.
@@ -115,7 +136,7 @@ impl Structure {
         if scope == Scope::Message && self.depth() > MAX_DEPTH {
             odd(Finding::TooDeep);
         }
-        if scope == Scope::Attachment && self.at_first_level() {
+        if scope == Scope::Attachment && self.place() == Place::Attachment {
             self.attachments += 1;
             if self.attachments == MAX_ATTACHMENTS + 1 {
                 odd(Finding::TooManyAttachments);

@@ -69,10 +69,8 @@ impl Pipeline {
                 Reason::TenantNotAuthorized,
                 "the tenant is paused: it does not know this application or has withdrawn its consent",
             );
-            return Err(match course.journey.parked >= self.policy.max_parked {
-                true => End::Trouble(what),
-                false => End::TenantPaused { after },
-            });
+            let long = course.journey.parked >= self.policy.max_parked;
+            return Err(if long { End::Trouble(what) } else { End::TenantPaused { after } });
         }
         let patience = course.patience().saturating_sub(self.exchange.send_timeout(course.likely_length()));
         let waiting = self.waiting(course, "paused");
@@ -142,7 +140,7 @@ impl Pipeline {
                 None => self.fetch(course).await?,
             };
             let failure = match self.send(course, &session, blob, fence).await {
-                Ok(answer) => return self.answered(course, answer).await,
+                Ok(answer) => return Ok(self.answered(course, answer)),
                 Err(failure) => failure,
             };
             if remedied || failure.error.fault == Fault::InDoubt {
@@ -175,7 +173,8 @@ impl Pipeline {
 
     async fn session(&self, course: &mut Course, mailbox: &MailboxId) -> Result<ImportSession, End> {
         let began = Instant::now();
-        let opened = self.exchange.session(&course.job.tenant, mailbox, course.job.graph_version).await;
+        let opening = self.exchange.session(&course.job.tenant, mailbox, course.job.graph_version);
+        let opened = Box::pin(opening).await;
         course.timings.session = began.elapsed();
         self.metrics.stage("session").observe(began.elapsed().as_secs_f64());
         opened.map_err(|error| self.heard(course, error))
@@ -210,13 +209,11 @@ impl Pipeline {
         sent
     }
 
-    async fn answered(&self, course: &mut Course, answer: ImportAnswer) -> Result<Success, End> {
+    fn answered(&self, course: &Course, answer: ImportAnswer) -> Success {
         self.neighbours.good(Dependency::Exchange, &course.job.id);
         self.neighbours.good(Dependency::Identity, &course.job.id);
         self.neighbours.mailbox_took(&course.job.tenant, &course.job.mailbox);
-        let success =
-            Success { imported: answer.imported, evidence: Evidence::Answer, duplicates: Vec::new() };
-        Ok(success)
+        Success { imported: answer.imported, evidence: Evidence::Answer, duplicates: Vec::new() }
     }
 
     /// A send that did not end in an item that we know of.

@@ -332,7 +332,7 @@ impl Pipeline {
         let mut read = claim.is_some();
         if let Some(claim) = claim {
             // Ours, and certainly without an item: the failure is written straight over it.
-            course.known = Known::Read(Some(Held { standing: released(claim.standing), etag: claim.etag }));
+            course.known = Known::Read(Some(Held { standing: released(&claim.standing), etag: claim.etag }));
         }
         for _ in 0..ROUNDS {
             if !read {
@@ -393,8 +393,8 @@ fn held(record: Record, etag: Etag) -> Held {
     Held { standing: Standing { record, written: never, now: never }, etag }
 }
 
-fn released(standing: Standing) -> Standing {
-    Standing { record: standing.record.released(), ..standing }
+fn released(standing: &Standing) -> Standing {
+    Standing { record: standing.record.released(), ..*standing }
 }
 
 fn recorded_success(record: Option<&Record>) -> End {

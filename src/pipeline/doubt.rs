@@ -13,7 +13,8 @@ use super::{
 };
 use crate::{
     domain::{
-        Evidence, Fault, ImportMode, Imported, ItemIdentity, MailboxId, Reason, RestoreError, UnixMillis,
+        Evidence, Fault, ImportMode, Imported, ItemIdentity, MailboxId, OursScope, Reason, RestoreError,
+        UnixMillis,
         doubt::{SeenItem, hits},
         event::Failure,
         hex::unhex,
@@ -49,10 +50,7 @@ impl Pipeline {
         let Some(held) = course.record().cloned() else { return Err(unsettled(LOOK_AGAIN)) };
         if held.standing.is_unnoted() {
             // Our own claim's end is now, by the store's clock, which only an answer tells: read it first.
-            let now = match died {
-                true => held.standing.lease_end(),
-                false => self.reread(ledger, course).await?.now,
-            };
+            let now = if died { held.standing.lease_end() } else { self.reread(ledger, course).await?.now };
             let over = course.record().cloned().unwrap_or(held);
             let record = over.standing.record.doubted(now, died);
             match ledger.write(&course.job.id, &record, Some(&over.etag), "doubt").await {
@@ -192,10 +190,10 @@ impl Pipeline {
         };
         match self.exchange.list_imported(&look).await {
             Ok(seen) => Ok(Ok(seen)),
-            Err(error) if error.fault == Fault::Job => Ok(Err(match error.reason {
-                Reason::MailboxForbidden => "no permission to look into the mailbox (MailboxItem.Read.All)",
-                _ => "Exchange refuses to show the folder",
-            })),
+            Err(error) if error.fault == Fault::Job && error.reason == Reason::MailboxForbidden => {
+                Ok(Err("no permission to look into the mailbox (MailboxItem.Read.All)"))
+            }
+            Err(error) if error.fault == Fault::Job => Ok(Err("Exchange refuses to show the folder")),
             Err(error) => Err(error),
         }
     }
@@ -281,10 +279,14 @@ impl Pipeline {
 
     /// A look that could not be made says nothing; the record stays as it is, and the job comes back.
     fn look_failed(&self, course: &Course, error: RestoreError) -> End {
-        match self.heard(course, error) {
-            End::Trouble(RestoreError { fault: Fault::Ours { .. }, .. }) => End::NotBegun,
-            _ => unsettled(LOOK_AGAIN),
+        let heard = self.heard(course, error);
+        if matches!(
+            heard,
+            End::Trouble(RestoreError { fault: Fault::Ours { scope: OursScope::Everything }, .. })
+        ) {
+            return End::NotBegun;
         }
+        unsettled(LOOK_AGAIN)
     }
 
     fn doubt_ended(&self, resolution: &str) {

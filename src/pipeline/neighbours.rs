@@ -190,9 +190,7 @@ impl Neighbours {
                 return Err(wait);
             }
             // Woken, or time to ask again: both lead to another look.
-            if timeout(wait.min(left), changed).await.is_ok() {
-                continue;
-            }
+            drop(timeout(wait.min(left), changed).await);
         }
     }
 

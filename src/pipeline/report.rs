@@ -48,6 +48,7 @@ impl Identifiers {
 }
 
 /// What became of telling.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Told {
     Yes,
     /// Neither the reply queue nor the configured one takes it.
@@ -61,7 +62,7 @@ impl Pipeline {
     /// Publishes the event of a job's end. `Next::Ack`: it is confirmed.
     pub(super) async fn tell(&self, course: &mut Course, outcome: Outcome, settlement: &Settlement) -> Next {
         course.timings.total = now().since(course.journey.first_received);
-        let event = self.event(course, outcome);
+        let event = Self::event(course, outcome);
         let subject =
             Subject { job_id: course.job.id.as_str(), job: Some(&course.job), body: course.message.body() };
         let began = Instant::now();
@@ -91,7 +92,7 @@ impl Pipeline {
         }
     }
 
-    fn event(&self, course: &Course, outcome: Outcome) -> Event {
+    fn event(course: &Course, outcome: Outcome) -> Event {
         let succeeded = matches!(outcome, Outcome::Succeeded { .. });
         let facts = course.facts.as_ref();
         Event {
@@ -116,15 +117,12 @@ impl Pipeline {
     ) -> Told {
         let own = message.reply_to().filter(|_| self.broker.results().honour_reply_to);
         if let Some(queue) = own {
-            match self
-                .until_confirmed(EventAddress::ReplyTo(queue), rendered, message, job_id, None, settlement)
-                .await
-            {
-                Told::Nowhere => {
-                    warn!(job_id, queue, "the job's own reply queue takes no event; using broker.results")
-                }
-                told => return told,
+            let to = EventAddress::ReplyTo(queue);
+            let told = self.until_confirmed(to, rendered, message, job_id, None, settlement).await;
+            if told != Told::Nowhere {
+                return told;
             }
+            warn!(job_id, queue, "the job's own reply queue takes no event; using broker.results");
         }
         let told =
             self.until_confirmed(EventAddress::Results, rendered, message, job_id, own, settlement).await;
@@ -163,7 +161,7 @@ impl Pipeline {
                     }
                 }
                 Err(PublishError::Unconfirmed(why)) => {
-                    warn!(job_id, why, "an event was not confirmed; publishing it again")
+                    warn!(job_id, why, "an event was not confirmed; publishing it again");
                 }
             }
             if let Some(end) = self.pause_before_again(&mut patience, settlement).await {

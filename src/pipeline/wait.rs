@@ -82,7 +82,7 @@ impl Pipeline {
             {
                 Ok(()) => break Waited::Elsewhere,
                 Err(error) => {
-                    warn!(job_id = %course.job.id, %error, "a wait tier did not take a copy; publishing it again")
+                    warn!(job_id = %course.job.id, %error, "a wait tier did not take a copy; publishing it again");
                 }
             }
             if settlement.is_void() {

@@ -66,11 +66,14 @@ impl Failure {
     {
         let answer = error.raw_response();
         let code = error.as_service_error().and_then(ProvideErrorMetadata::code).and_then(clean);
-        let kind = match error {
-            _ if has_credentials_error(error) => Kind::NoCredentials,
-            SdkError::ConstructionFailure(_) => Kind::Unsendable,
-            _ if answer.is_some() => Kind::Answer,
-            _ => Kind::NoAnswer,
+        let kind = if has_credentials_error(error) {
+            Kind::NoCredentials
+        } else if matches!(error, SdkError::ConstructionFailure(_)) {
+            Kind::Unsendable
+        } else if answer.is_some() {
+            Kind::Answer
+        } else {
+            Kind::NoAnswer
         };
         Self {
             kind,
@@ -93,8 +96,8 @@ impl Failure {
     #[must_use]
     pub fn passes(&self) -> bool {
         match (self.kind, self.status) {
-            (Kind::NoAnswer, _) | (Kind::Answer, Some(408 | 425 | 429 | 500..)) => true,
-            (Kind::Answer, Some(200..300)) => true,
+            // A success that cannot be read is no answer either.
+            (Kind::NoAnswer, _) | (Kind::Answer, Some(200..300 | 408 | 425 | 429 | 500..)) => true,
             _ => matches!(self.code.as_deref(), Some("RequestTimeout" | "SlowDown" | "InternalError")),
         }
     }
@@ -149,7 +152,7 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
 }
 
 fn has_credentials_error(error: &(dyn Error + 'static)) -> bool {
-    causes(error).any(|cause| cause.is::<CredentialsError>())
+    causes(error).any(<dyn Error>::is::<CredentialsError>)
 }
 
 fn innermost(error: &(dyn Error + 'static)) -> String {

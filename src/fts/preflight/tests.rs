@@ -35,7 +35,7 @@ fn what_a_writer_writes_passes_strictly() {
         mail().blob(),
         embedded.blob(),
         mail().blob_in(60),
-        Writer::mail("x").binary(0x1013, &[7; 100_000]).blob(),
+        Writer::mail("x").binary(0x1013, &vec![7; 100_000]).blob(),
     ] {
         let report = judge(PreflightMode::Strict, &blob, 1000).expect("passes");
         assert!(report.findings.is_empty());
@@ -48,7 +48,7 @@ fn the_search_key_is_found_behind_a_large_body_and_an_embedded_one_is_not_taken(
     let key = [9; 16];
     let inside = Writer::mail("inside").binary(0x300B, &[1; 16]);
     let blob = Writer::mail("x")
-        .binary(0x1013, &[7; 200_000])
+        .binary(0x1013, &vec![7; 200_000])
         .time(0x0E06, 116_444_736_000_000_000 + 10_000)
         .binary(0x300B, &key)
         .embedded(0, &inside)
