@@ -1,0 +1,131 @@
+//! S3 in process: `s3s` does routing, signatures and XML, the backend is ours, in memory, with conditional writes that are atomic.
+//! Faults by script, at the HTTP level.
+
+mod backend;
+mod fault;
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+
+use anyhow::Result;
+use bytes::Bytes;
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
+use s3s::{
+    auth::SimpleAuth,
+    service::{S3Service, S3ServiceBuilder},
+};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+pub use self::{
+    backend::Backend,
+    fault::{Effect, Fault, FaultId, Faults},
+};
+
+/// The access key that the server takes.
+pub const ACCESS_KEY: &str = "sandbox";
+/// Its secret.
+pub const SECRET_KEY: &str = "sandbox-secret-key";
+
+/// The running server. Clones share it; it ends with the last of them.
+#[derive(Clone)]
+pub struct S3 {
+    address: SocketAddr,
+    backend: Backend,
+    faults: Faults,
+    _stop: Arc<DropGuard>,
+}
+
+impl S3 {
+    /// Starts it on a free port of 127.0.0.1, with these buckets.
+    ///
+    /// # Errors
+    /// If no port can be had.
+    pub async fn start(buckets: &[&str]) -> Result<Self> {
+        let backend = Backend::default();
+        for bucket in buckets {
+            backend.add_bucket(bucket);
+        }
+        let mut builder = S3ServiceBuilder::new(backend.clone());
+        builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+        let service = builder.build();
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let address = listener.local_addr()?;
+        let faults = Faults::default();
+        let stop = CancellationToken::new();
+        let accept = accept(listener, service, faults.clone(), stop.clone());
+        tokio::spawn(stop.clone().run_until_cancelled_owned(accept));
+        Ok(Self { address, backend, faults, _stop: Arc::new(stop.drop_guard()) })
+    }
+
+    /// Its URL.
+    #[must_use]
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Its address.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its faults.
+    #[must_use]
+    pub const fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    /// What it holds, without HTTP.
+    #[must_use]
+    pub const fn backend(&self) -> &Backend {
+        &self.backend
+    }
+
+    /// Puts an object.
+    pub fn put(&self, bucket: &str, key: &str, body: Bytes) {
+        self.backend.put(bucket, key, vec![body]);
+    }
+
+    /// The variables that lead the AWS SDK here.
+    #[must_use]
+    pub fn credentials(&self) -> BTreeMap<String, String> {
+        let pairs = [
+            ("AWS_ACCESS_KEY_ID", ACCESS_KEY),
+            ("AWS_SECRET_ACCESS_KEY", SECRET_KEY),
+            ("AWS_REGION", "us-east-1"),
+            ("AWS_EC2_METADATA_DISABLED", "true"),
+        ];
+        pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+    }
+}
+
+async fn accept(listener: TcpListener, service: S3Service, faults: Faults, stop: CancellationToken) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        if faults.is_out() {
+            // Nobody home: the connection ends before a word.
+            drop(stream);
+            continue;
+        }
+        let connection = serve(stream, service.clone(), faults.clone());
+        tokio::spawn(stop.clone().run_until_cancelled_owned(connection));
+    }
+}
+
+async fn serve(stream: TcpStream, service: S3Service, faults: Faults) {
+    let answer = service_fn(move |request: http::Request<Incoming>| {
+        let (service, faults) = (service.clone(), faults.clone());
+        async move { fault::answer(service, faults, request).await }
+    });
+    let server = auto::Builder::new(TokioExecutor::new());
+    if let Err(error) = server.serve_connection(TokioIo::new(stream), answer).await {
+        tracing::debug!(error, "a connection to S3 ended");
+    }
+}
+
+#[cfg(test)]
+mod tests;
