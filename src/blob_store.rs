@@ -248,3 +248,6 @@ impl BlobStore {
         decode::Limits { output: self.settings.max_blob, window: self.settings.max_window }
     }
 }
+
+#[cfg(test)]
+mod tests;
