@@ -1,3 +1,98 @@
-//! One file per command.
+//! The command line: one file for each command.
 
 pub mod inspect;
+mod run;
+
+use std::{path::PathBuf, sync::Arc};
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    blob_store::BlobStore,
+    config::{Problems, Sources},
+    metrics::Metrics,
+};
+
+/// Puts Exchange mailbox items back: consumes restore jobs from RabbitMQ, fetches FTS blobs from S3 and imports them
+/// through Microsoft Graph.
+#[derive(Debug, Parser)]
+#[command(version, about, arg_required_else_help = true)]
+pub struct Cli {
+    /// YAML file; the environment (`RESTORE_WORKER__SECTION__KEY`) wins over it.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The worker: consumes jobs until it is told to end.
+    Run,
+    /// What an FTS blob is: framing, class, subject, dates, sizes, recipients, attachments, findings.
+    Inspect(inspect::Args),
+}
+
+/// How the program ends; the numbers are the contract's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Everything was done.
+    Done,
+    /// Something failed.
+    Failed,
+    /// A neighbour is unavailable.
+    Unavailable,
+    /// A fault of this program or machine.
+    Internal,
+    /// The drain did not finish in the grace period.
+    GraceOver,
+    /// Credentials are refused.
+    Refused,
+    /// The configuration is wrong.
+    Configuration,
+    /// Stopped by a second signal.
+    Aborted,
+}
+
+impl Exit {
+    /// The exit code. 2 (usage) is the argument parser's own.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Unavailable => 69,
+            Self::Internal => 70,
+            Self::GraceOver => 75,
+            Self::Refused => 77,
+            Self::Configuration => 78,
+            Self::Aborted => 130,
+        }
+    }
+}
+
+impl Cli {
+    /// Runs the command.
+    pub async fn run(self) -> Exit {
+        match self.command {
+            Command::Run => Box::pin(run::run(self.config)).await,
+            Command::Inspect(args) => inspect(args, self.config).await,
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "a command's own words to a person")]
+async fn inspect(args: inspect::Args, file: Option<PathBuf>) -> Exit {
+    let store = || async {
+        let settings = Sources::of_process(file).storage()?;
+        let metrics = Metrics::register(env!("CARGO_PKG_VERSION"), "")?;
+        BlobStore::connect(settings, Arc::new(metrics)).await.map_err(anyhow::Error::msg)
+    };
+    match inspect::run(&args, store).await {
+        Ok(()) => Exit::Done,
+        Err(error) => {
+            eprintln!("restore-worker: {error:#}");
+            if error.is::<Problems>() { Exit::Configuration } else { Exit::Failed }
+        }
+    }
+}

@@ -1,2 +1,20 @@
-//! x
-fn main() {}
+//! Parses the command line, runs one command, chooses the exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use restore_worker::cli::{Cli, Exit};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let exit = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => {
+            let exit = runtime.block_on(cli.run());
+            // What still runs is cut off: the drain has said what that means.
+            runtime.shutdown_background();
+            exit
+        }
+        Err(_) => Exit::Internal,
+    };
+    ExitCode::from(exit.code())
+}

@@ -2,7 +2,7 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     task::{Context, Poll},
 };
 
@@ -80,8 +80,9 @@ pub struct Blob {
 enum Source {
     /// Read and verified.
     Kept(Kept),
-    /// To be read; boxed, for it is large.
-    Stream(Box<Verify>),
+    /// To be read; boxed, for it is large. The mutex is never locked: it lets a blob be shared between threads, which a
+    /// stream cannot.
+    Stream(Mutex<Box<Verify>>),
 }
 
 /// The chunks of a small blob, as they came.
@@ -93,7 +94,7 @@ impl Blob {
     }
 
     pub(super) fn streaming(length: u64, etag: Option<String>, facts: BlobFacts, verify: Verify) -> Self {
-        Self { length, etag, facts, source: Source::Stream(Box::new(verify)) }
+        Self { length, etag, facts, source: Source::Stream(Mutex::new(Box::new(verify))) }
     }
 
     /// The same blob with a search key that is known already.
@@ -114,6 +115,12 @@ impl Blob {
     #[must_use]
     pub fn etag(&self) -> Option<&str> {
         self.etag.as_deref()
+    }
+
+    /// The item's search key, if it is known before the bytes have passed by.
+    #[must_use]
+    pub fn search_key_hint(&self) -> Option<Vec<u8>> {
+        self.facts.search_key_hint()
     }
 
     /// The same blob again without fetching, if it was small enough to be kept.
@@ -146,7 +153,9 @@ impl Stream for BlobChunks {
         match &mut self.get_mut().source {
             Source::Kept(kept) if kept.is_empty() => Poll::Ready(None),
             Source::Kept(kept) => Poll::Ready(Some(Ok(kept.split_to(kept.len().min(CHUNK))))),
-            Source::Stream(verify) => verify.poll_next_unpin(cx),
+            Source::Stream(verify) => {
+                verify.get_mut().unwrap_or_else(PoisonError::into_inner).poll_next_unpin(cx)
+            }
         }
     }
 }

@@ -9,6 +9,13 @@ pub struct Backoff {
     max: Duration,
 }
 
+impl Default for Backoff {
+    /// The configuration's defaults: 5 s to 10 min.
+    fn default() -> Self {
+        Self { base: Duration::from_secs(5), max: Duration::from_mins(10) }
+    }
+}
+
 impl Backoff {
     /// A backoff between `base` and `max`.
     ///

@@ -1,24 +1,11 @@
 //! By what an item can be told again in a folder: picked out of the inner stream as it passes.
 
-use crate::domain::UnixMillis;
+pub use crate::domain::ItemIdentity;
 
 use super::{
     lexer::{Property, Value},
     tags, value,
 };
-
-/// What tells one item from others. Each is absent when the stream did not hold it (or could not be read so far).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ItemIdentity {
-    /// `PidTagSearchKey`; copies of an item share it.
-    pub search_key: Option<Vec<u8>>,
-    /// `PidTagMessageClass`.
-    pub message_class: Option<String>,
-    /// `PidTagSubject`, or the prefix and the normalized subject.
-    pub subject: Option<String>,
-    /// `PidTagMessageDeliveryTime`, in the exporting server's clock.
-    pub delivery_time: Option<UnixMillis>,
-}
 
 /// Longest text that is kept; Exchange Online's subjects end at 255 characters.
 const MAX_TEXT: usize = 2 * 1024;

@@ -1,2 +1,3 @@
-//! it
-fn main() {}
+//! Behaviour, as scripts against real servers and the sandbox's strict models.
+
+mod house;

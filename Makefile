@@ -1,0 +1,36 @@
+# The commands of this project. CI calls the same ones.
+.DEFAULT_GOAL := help
+CARGO ?= cargo
+SANDBOX := $(CARGO) run --quiet --package restore-sandbox --bin restore-sandbox --
+
+.PHONY: help demo sandbox test lint doc bench-lanes tools
+
+help:                ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+build:               ## the worker and the sandbox, for daily use
+	$(CARGO) build --workspace --bins
+
+demo: build          ## restores a few hundred items through the real binary, and checks each one
+	$(SANDBOX) demo
+
+sandbox: build       ## leaves RabbitMQ, S3 and Exchange running and prints what to export
+	$(SANDBOX) serve
+
+tools:               ## what the tests need and the toolchain does not bring
+	$(SANDBOX) install
+
+test: build tools    ## unit and integration tests; installs RabbitMQ if it is missing
+	$(CARGO) test --workspace
+
+lint:                ## formatting, lints, documentation, dependencies
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --workspace --quiet
+	.ci/deny
+
+doc:                 ## the documentation of the code
+	$(CARGO) doc --no-deps --workspace --open
+
+bench-lanes:         ## hours of pacing in seconds, on a virtual clock
+	$(CARGO) bench --bench lanes

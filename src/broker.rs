@@ -1,0 +1,212 @@
+//! RabbitMQ: two connections, one that consumes and acks and one that publishes (a blocked connection writes nothing, acks
+//! included), each made anew when it is lost.
+//!
+//! Promises: nothing that was taken is forgotten: a delivery is a [`Settlement`], which has to be given away; nothing that was
+//! published counts until its own confirm. Never decides what becomes of a job. `lapin` stays in here.
+
+mod connection;
+mod consumer;
+mod message;
+mod publisher;
+pub mod topology;
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use lapin::Connection;
+
+pub use self::{
+    connection::{Address, Auth, ClientCertificate, parse_uri},
+    consumer::{Envelope, Intent, Settled, Settlement, Source},
+    message::Message,
+    publisher::{EventAddress, PublishError, Publisher},
+    topology::{Declare, Tier},
+};
+use crate::{
+    contract::{Parser, names::Names},
+    metrics::Metrics,
+};
+
+/// What the broker room needs to know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where and as whom.
+    pub address: Address,
+    /// Queue names.
+    pub names: Names,
+    /// Declare what is missing, or nothing.
+    pub declare: Declare,
+    /// Jobs held unacked at most.
+    pub prefetch: u16,
+    /// How long a publish may take.
+    pub confirm_timeout: Duration,
+    /// Publishes in flight at most, each on a channel of its own.
+    pub publish_channels: usize,
+    /// Where result events go.
+    pub results: Results,
+    /// Wait tiers, shortest first.
+    pub tiers: Vec<Tier>,
+    /// The worker's name.
+    pub worker: String,
+}
+
+/// Where result events go.
+#[derive(Clone, Debug)]
+pub struct Results {
+    /// Exchange; empty: the default one.
+    pub exchange: String,
+    /// Routing key.
+    pub routing_key: String,
+    /// Whether a job's own `reply-to` is used.
+    pub honour_reply_to: bool,
+}
+
+impl Settings {
+    fn connection_name(&self, purpose: &str) -> String {
+        format!("restore-worker {} {purpose}", self.worker)
+    }
+
+    /// CloudEvents `source` of this worker's events.
+    fn source(&self) -> String {
+        format!("/restore-worker/{}", self.worker)
+    }
+}
+
+/// Why the broker cannot be used.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// Credentials, vhost or permissions: waiting does not help.
+    #[error("the broker refuses us: {0}")]
+    Refused(String),
+    /// Away, or closing connections.
+    #[error("the broker is unavailable: {0}")]
+    Unavailable(String),
+    /// A queue or exchange is missing, or is of another kind.
+    #[error("{kind} {name} cannot be used: {why}")]
+    Topology {
+        /// Queue or exchange.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+        /// The broker's words.
+        why: String,
+    },
+}
+
+impl BrokerError {
+    fn topology(kind: &'static str, name: &str, error: lapin::Error) -> Self {
+        match amqp_code(&error) {
+            Some(403 | 404 | 406) => Self::Topology { kind, name: name.into(), why: error.to_string() },
+            Some(_) | None => error.into(),
+        }
+    }
+}
+
+impl From<lapin::Error> for BrokerError {
+    fn from(error: lapin::Error) -> Self {
+        match amqp_code(&error) {
+            // ACCESS_REFUSED and NOT_ALLOWED (no such vhost, or not for this user).
+            Some(403 | 530) => Self::Refused(error.to_string()),
+            Some(_) | None => Self::Unavailable(error.to_string()),
+        }
+    }
+}
+
+/// The reply code that the broker closed a channel or connection with (AMQP 0-9-1, section 1.2).
+fn amqp_code(error: &lapin::Error) -> Option<u16> {
+    if let lapin::ErrorKind::ProtocolError(error) = error.kind() { Some(error.get_id()) } else { None }
+}
+
+/// The broker, as the worker uses it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Broker {
+    settings: Arc<Settings>,
+    metrics: Arc<Metrics>,
+    parser: Arc<Parser>,
+    publisher: Publisher,
+    state: Arc<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    consuming: AtomicBool,
+    deaf: AtomicBool,
+    /// Kept until [`Broker::close`], since acks go over it while the worker drains.
+    connection: Mutex<Option<Arc<Connection>>>,
+}
+
+impl Broker {
+    /// A broker that is not connected yet.
+    #[must_use]
+    pub fn new(settings: Settings, parser: Parser, metrics: Arc<Metrics>) -> Self {
+        let settings = Arc::new(settings);
+        Self {
+            publisher: Publisher::new(Arc::clone(&settings), Arc::clone(&metrics)),
+            settings,
+            metrics,
+            parser: Arc::new(parser),
+            state: Arc::default(),
+        }
+    }
+
+    /// Connects both connections once and makes sure of the topology: what a start must know before it goes on.
+    ///
+    /// # Errors
+    /// [`BrokerError`].
+    pub async fn open(&self) -> Result<(), BrokerError> {
+        let connection = self.publisher.connection().await?;
+        topology::ensure(&connection, &self.settings.names, &self.settings.tiers, self.settings.declare).await
+    }
+
+    /// What publishes.
+    #[must_use]
+    pub fn publisher(&self) -> &Publisher {
+        &self.publisher
+    }
+
+    /// Queue names.
+    #[must_use]
+    pub fn names(&self) -> &Names {
+        &self.settings.names
+    }
+
+    /// Wait tiers, shortest first.
+    #[must_use]
+    pub fn tiers(&self) -> &[Tier] {
+        &self.settings.tiers
+    }
+
+    /// Where result events go.
+    #[must_use]
+    pub fn results(&self) -> &Results {
+        &self.settings.results
+    }
+
+    /// Whether jobs are being consumed.
+    #[must_use]
+    pub fn is_consuming(&self) -> bool {
+        self.state.consuming.load(Ordering::Relaxed)
+    }
+
+    /// Whether the consuming channel stands but hears nothing.
+    #[must_use]
+    pub fn is_deaf(&self) -> bool {
+        self.state.deaf.load(Ordering::Relaxed)
+    }
+
+    /// Closes both connections: after everything has been settled and told.
+    pub async fn close(&self) {
+        let connection = self.state.connection.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(connection) = connection
+            && let Err(error) = connection.close(200, message::short("done")).await
+        {
+            tracing::debug!(%error, "the consuming connection was gone already");
+        }
+        self.publisher.close().await;
+    }
+}

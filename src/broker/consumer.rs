@@ -1,0 +1,456 @@
+//! Takes jobs: connects, declares, consumes, hands each delivery on as an [`Envelope`], and begins again when anything of it is
+//! lost. Never deaf: an echo through the consuming channel proves that it still hears.
+
+use std::{
+    pin::{Pin, pin},
+    sync::{Arc, PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+use futures_util::{Stream, StreamExt as _};
+use lapin::{
+    Acker, Channel, Connection, Consumer, Event,
+    message::Delivery,
+    options::{
+        BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+        QueueBindOptions, QueueDeclareOptions,
+    },
+    types::FieldTable,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+};
+use tracing::{info, warn};
+
+use super::{
+    Broker, BrokerError, Message, PublishError, Publisher, amqp_code,
+    message::{cut, short},
+    topology,
+};
+use crate::{
+    contract::Malformed,
+    domain::{Journey, RestoreJob, UnixMillis, retry::Backoff},
+    metrics::Metrics,
+};
+
+/// What the consumer is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intent {
+    /// Consume.
+    Run,
+    /// Hold nothing that has not begun; consume nothing until told otherwise.
+    Pause,
+    /// Give back what has not begun and end.
+    Drain,
+}
+
+/// The queue that a delivery came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Work.
+    Jobs,
+    /// What the broker itself gave up.
+    GivenUp,
+}
+
+/// A delivery, opened: a poison message is an ordinary value.
+#[derive(Debug)]
+pub struct Envelope {
+    /// The queue.
+    pub source: Source,
+    /// The job, or why it is none.
+    pub job: Result<Box<RestoreJob>, Malformed>,
+    /// The message.
+    pub message: Message,
+    /// The job's way so far.
+    pub journey: Journey,
+    /// When this delivery came.
+    pub received: Instant,
+    /// The one right to settle it.
+    pub settlement: Settlement,
+}
+
+/// The one right to settle a delivery.
+#[must_use = "a delivery that is never settled stays with this worker until its connection ends"]
+#[derive(Debug)]
+pub struct Settlement {
+    acker: Acker,
+    metrics: Arc<Metrics>,
+}
+
+/// What became of a settlement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// It was sent (which the broker never confirms).
+    Sent,
+    /// The channel is gone: the broker delivers the message again.
+    Void,
+}
+
+impl Settlement {
+    /// Ends the message.
+    pub async fn ack(self) -> Settled {
+        sent(&self.acker.ack(BasicAckOptions::default()).await)
+    }
+
+    /// Gives the message back to its queue as it came.
+    pub async fn give_back(self) -> Settled {
+        self.metrics.deliveries.with_label_values(&["returned"]).inc();
+        sent(&self.acker.nack(BasicNackOptions { requeue: true, multiple: false }).await)
+    }
+
+    /// Whether the channel is gone, so that nothing can be settled any more.
+    #[must_use]
+    pub fn is_void(&self) -> bool {
+        !self.acker.usable()
+    }
+}
+
+/// On a lost channel lapin answers `Ok(false)`, not an error.
+fn sent(result: &lapin::Result<bool>) -> Settled {
+    match result {
+        Ok(true) => Settled::Sent,
+        Ok(false) | Err(_) => Settled::Void,
+    }
+}
+
+/// Why consuming ended; the label `cause` of `restore_broker_reconnects_total`.
+#[derive(Debug)]
+enum Lost {
+    Connect(BrokerError),
+    Connection(String),
+    Channel(String),
+    Cancelled,
+    Deaf,
+}
+
+impl Lost {
+    const fn cause(&self) -> &'static str {
+        match self {
+            Self::Connect(_) => "connect_failed",
+            Self::Connection(_) => "connection_lost",
+            Self::Channel(_) => "channel_closed",
+            Self::Cancelled => "consumer_cancelled",
+            Self::Deaf => "deaf",
+        }
+    }
+}
+
+impl std::fmt::Display for Lost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Connect(error) => write!(f, "{error}"),
+            Self::Connection(why) => write!(f, "the connection was lost: {why}"),
+            Self::Channel(why) => write!(f, "the channel was closed: {why}"),
+            Self::Cancelled => f.write_str("the broker cancelled the consumer"),
+            Self::Deaf => f.write_str("the channel stands but an echo did not come back"),
+        }
+    }
+}
+
+impl From<BrokerError> for Lost {
+    fn from(error: BrokerError) -> Self {
+        Self::Connect(error)
+    }
+}
+
+impl From<lapin::Error> for Lost {
+    fn from(error: lapin::Error) -> Self {
+        match amqp_code(&error) {
+            Some(_) => Self::Channel(error.to_string()),
+            None => Self::Connection(error.to_string()),
+        }
+    }
+}
+
+/// Reconnect delays: back within 5 s once the broker is.
+const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
+/// How often an echo is sent.
+const ECHO_EVERY: Duration = Duration::from_secs(30);
+/// How long after its own confirm an echo may take.
+const ECHO_TIMEOUT: Duration = Duration::from_mins(1);
+/// Given-up jobs held unacked at most.
+const GIVEN_UP_PREFETCH: u16 = 16;
+/// How long a cancelled consumer may take to hand over what it holds.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Broker {
+    /// Consumes until told to drain; whatever is lost is built anew.
+    pub async fn consume(&self, mut intent: watch::Receiver<Intent>, deliveries: mpsc::Sender<Envelope>) {
+        let backoff = Backoff::try_new(RECONNECT.0, RECONNECT.1).expect("two constants in order");
+        let mut failures = 0;
+        while *intent.borrow_and_update() != Intent::Drain {
+            let lost = match self.consume_once(&mut intent, &deliveries, &mut failures).await {
+                Ok(()) => break,
+                Err(lost) => lost,
+            };
+            self.state.consuming.store(false, Ordering::Relaxed);
+            self.metrics.broker_connected.set(0);
+            self.metrics.broker_reconnects.with_label_values(&[lost.cause()]).inc();
+            let delay = backoff.delay(failures, fastrand::f64(), None);
+            failures += 1;
+            warn!(cause = lost.cause(), "not consuming: {lost}; connecting again");
+            tokio::select! {
+                () = sleep(delay) => {}
+                _ = intent.wait_for(|i| *i == Intent::Drain) => break,
+            }
+        }
+        self.state.consuming.store(false, Ordering::Relaxed);
+    }
+
+    async fn consume_once(
+        &self,
+        intent: &mut watch::Receiver<Intent>,
+        deliveries: &mpsc::Sender<Envelope>,
+        failures: &mut u32,
+    ) -> Result<(), Lost> {
+        let connection =
+            Arc::new(self.settings.address.connect(&self.settings.connection_name("consume")).await?);
+        topology::ensure(&connection, &self.settings.names, &self.settings.tiers, self.settings.declare)
+            .await?;
+        self.publisher.connection().await?;
+        self.keep(&connection);
+        let mut events = pin!(connection.events_listener());
+        let mut echo = Echo::prepare(&connection, &self.settings, self.publisher.clone()).await?;
+        self.metrics.broker_connected.set(1);
+        loop {
+            if *intent.borrow_and_update() == Intent::Run {
+                let mut hearing = Hearing::begin(self, &connection).await?;
+                self.state.consuming.store(true, Ordering::Relaxed);
+                *failures = 0;
+                info!(queue = self.settings.names.jobs(), "consuming");
+                let heard = self.hear(&mut hearing, intent, deliveries, &mut events, &mut echo).await;
+                self.state.consuming.store(false, Ordering::Relaxed);
+                heard?;
+                hearing.end(self).await;
+            }
+            match *intent.borrow_and_update() {
+                Intent::Drain => return Ok(()),
+                Intent::Run => continue,
+                Intent::Pause => {}
+            }
+            tokio::select! {
+                event = events.next() => note(event)?,
+                _ = intent.changed() => {}
+            }
+        }
+    }
+
+    /// Keeps the connection for acks, and lets the one before go.
+    fn keep(&self, connection: &Arc<Connection>) {
+        *self.state.connection.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(connection));
+    }
+
+    /// Hands deliveries on until the intent changes.
+    async fn hear(
+        &self,
+        hearing: &mut Hearing,
+        intent: &mut watch::Receiver<Intent>,
+        deliveries: &mpsc::Sender<Envelope>,
+        events: &mut (impl Stream<Item = Event> + Unpin),
+        echo: &mut Echo,
+    ) -> Result<(), Lost> {
+        loop {
+            let (source, delivery) = tokio::select! {
+                biased;
+                _ = intent.changed() => return Ok(()),
+                event = events.next() => { note(event)?; continue; }
+                heard = echo.turn(&self.state.deaf) => { heard?; continue; }
+                item = hearing.given_up.next() => (Source::GivenUp, item.ok_or(Lost::Cancelled)??),
+                item = hearing.jobs.next() => (Source::Jobs, item.ok_or(Lost::Cancelled)??),
+            };
+            let envelope = self.envelope(source, delivery);
+            let permit = tokio::select! {
+                biased;
+                permit = deliveries.reserve() => permit.ok(),
+                _ = intent.changed() => None,
+            };
+            let Some(permit) = permit else {
+                envelope.settlement.give_back().await;
+                return Ok(());
+            };
+            permit.send(envelope);
+        }
+    }
+
+    fn envelope(&self, source: Source, delivery: Delivery) -> Envelope {
+        let message = Message::new(delivery.data, &delivery.properties, delivery.redelivered);
+        let journey = message.journey(now());
+        let kind = match (message.redelivered(), journey.attempt, journey.not_before) {
+            (true, _, _) => "redelivered",
+            (false, 1.., _) => "retried",
+            (false, 0, Some(_)) => "parked",
+            (false, 0, None) => "first",
+        };
+        self.metrics.deliveries.with_label_values(&[kind]).inc();
+        let job = message.wrapped(|wrapping| self.parser.parse(message.body(), wrapping)).and_then(|job| {
+            match message.reply_to().filter(|queue| self.settings.names.is_own(queue)) {
+                Some(_) => Err(Malformed::new(
+                    crate::domain::Reason::JobMalformed,
+                    "reply-to: names one of the fleet's own queues",
+                    Some(job.id),
+                )),
+                None => Ok(Box::new(job)),
+            }
+        });
+        let settlement = Settlement { acker: delivery.acker, metrics: Arc::clone(&self.metrics) };
+        Envelope { source, job, message, journey, received: Instant::now(), settlement }
+    }
+}
+
+/// Now, by this machine's clock.
+fn now() -> UnixMillis {
+    let now = time::OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000;
+    UnixMillis(i64::try_from(now).unwrap_or(i64::MAX))
+}
+
+fn note(event: Option<Event>) -> Result<(), Lost> {
+    match event {
+        None => Err(Lost::Connection("its events ended".into())),
+        // A channel's own trouble shows at its consumer.
+        Some(Event::Error(error)) if amqp_code(&error).is_some() => Ok(()),
+        Some(Event::Error(error)) => Err(error.into()),
+        Some(Event::ConnectionBlocked(why)) => {
+            warn!(why, "the broker blocks this connection");
+            Ok(())
+        }
+        Some(Event::ConnectionUnblocked) => {
+            info!("the broker no longer blocks this connection");
+            Ok(())
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// The consumers of one intent to run.
+struct Hearing {
+    channel: Channel,
+    jobs: Consumer,
+    given_up: Consumer,
+}
+
+impl Hearing {
+    /// Prefetch counts for each consumer that begins after it was set.
+    async fn begin(broker: &Broker, connection: &Connection) -> Result<Self, Lost> {
+        let channel = connection.create_channel().await?;
+        let names = &broker.settings.names;
+        let given_up = consume(&channel, &names.given_up(), GIVEN_UP_PREFETCH).await?;
+        let jobs = consume(&channel, names.jobs(), broker.settings.prefetch).await?;
+        Ok(Self { channel, jobs, given_up })
+    }
+
+    /// Cancels, and gives back what the consumers hold. The channel stays open for the acks of what has begun.
+    async fn end(self, broker: &Broker) {
+        let Self { channel, jobs, given_up } = self;
+        for mut consumer in [jobs, given_up] {
+            let cancelled = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+            let emptied = async {
+                cancelled.await?;
+                while let Some(delivery) = consumer.next().await {
+                    let acker = delivery?.acker;
+                    (Settlement { acker, metrics: Arc::clone(&broker.metrics) }).give_back().await;
+                }
+                Ok::<_, lapin::Error>(())
+            };
+            match timeout(CANCEL_TIMEOUT, emptied).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    warn!(%error, "a consumer could not be cancelled; the broker gives its jobs to others");
+                }
+                Err(_) => warn!("a consumer did not end in time; the broker gives its jobs to others"),
+            }
+        }
+    }
+}
+
+async fn consume(channel: &Channel, queue: &str, prefetch: u16) -> lapin::Result<Consumer> {
+    channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
+    channel.basic_consume(cut(queue), short(""), BasicConsumeOptions::default(), FieldTable::default()).await
+}
+
+type Sending = Pin<Box<dyn Future<Output = Result<(), PublishError>> + Send>>;
+
+/// A small message to ourselves, through the publishing connection and back over the consuming one.
+struct Echo {
+    queue: String,
+    consumer: Consumer,
+    /// Kept, since the consumer ends with it.
+    _channel: Channel,
+    publisher: Publisher,
+    ticks: tokio::time::Interval,
+    /// An echo on its way to the broker; kept here, since a turn may end before it is confirmed.
+    sending: Option<Sending>,
+    /// Confirmed, and not back yet.
+    owed_since: Option<Instant>,
+}
+
+impl Echo {
+    async fn prepare(
+        connection: &Connection,
+        settings: &super::Settings,
+        publisher: Publisher,
+    ) -> Result<Self, Lost> {
+        let channel = connection.create_channel().await?;
+        let queue = format!("{}.echo.{}", settings.names.exchange(), uuid::Uuid::new_v4());
+        let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
+        channel.queue_declare(cut(&queue), options, FieldTable::default()).await?;
+        let exchange = cut(settings.names.exchange());
+        channel
+            .queue_bind(
+                cut(&queue),
+                exchange,
+                cut(&queue),
+                QueueBindOptions::default(),
+                FieldTable::default(),
+            )
+            .await?;
+        let options = BasicConsumeOptions { no_ack: true, exclusive: true, ..Default::default() };
+        let consumer = channel.basic_consume(cut(&queue), short(""), options, FieldTable::default()).await?;
+        let mut ticks = interval(ECHO_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Self { queue, consumer, _channel: channel, publisher, ticks, sending: None, owed_since: None })
+    }
+
+    /// One thing that happens to the echo: it comes back, it is time for another, or it is overdue.
+    async fn turn(&mut self, deaf: &std::sync::atomic::AtomicBool) -> Result<(), Lost> {
+        let overdue = self.owed_since.map(|since| since + ECHO_TIMEOUT);
+        tokio::select! {
+            item = self.consumer.next() => {
+                item.ok_or(Lost::Cancelled)??;
+                deaf.store(false, Ordering::Relaxed);
+                self.owed_since = None;
+            }
+            () = until(overdue) => {
+                deaf.store(true, Ordering::Relaxed);
+                return Err(Lost::Deaf);
+            }
+            sent = finished(&mut self.sending) => {
+                self.sending = None;
+                // An echo that cannot be confirmed says nothing about the consumer.
+                if sent.is_ok() && self.owed_since.is_none() {
+                    self.owed_since = Some(Instant::now());
+                }
+            }
+            _ = self.ticks.tick(), if self.sending.is_none() => {
+                let (publisher, queue) = (self.publisher.clone(), self.queue.clone());
+                self.sending = Some(Box::pin(async move { publisher.echo(&queue, b"echo").await }));
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn finished(sending: &mut Option<Sending>) -> Result<(), PublishError> {
+    match sending {
+        Some(sending) => sending.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,311 @@
+//! Publishes: mandatory, confirmed, each confirm matched to its own message.
+//!
+//! One publish is in flight per channel, since a returned message is handed to whichever confirm of its channel resolves next.
+//! A pool of channels gives the throughput. A channel whose confirm did not come in time is closed, never used again.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use lapin::{
+    BasicProperties, Channel, Confirmation, Connection,
+    options::{BasicPublishOptions, ConfirmSelectOptions},
+};
+use tokio::sync::Semaphore;
+use tracing::{debug, info};
+
+use super::{
+    BrokerError, Settings, amqp_code,
+    message::{Message, PERSISTENT, cut, put_text, short},
+};
+use crate::{
+    contract::{
+        Rendered,
+        names::{APP_ID, RESULT_TYPE},
+    },
+    domain::{Journey, Reason},
+    metrics::Metrics,
+};
+
+/// Why a message was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// No queue is bound under this routing key.
+    #[error("unroutable: no queue takes messages for {0}")]
+    Unroutable(String),
+    /// The broker said no (a full queue, for instance).
+    #[error("the broker refused the message")]
+    Refused,
+    /// Nobody can say; the message may have been taken. Publishing again is harmless.
+    #[error("the broker did not confirm: {0}")]
+    Unconfirmed(String),
+}
+
+/// What is published: the label `kind` of `restore_publish_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Event,
+    Park,
+    DeadLetter,
+    Echo,
+}
+
+impl Kind {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Event => "event",
+            Self::Park => "park",
+            Self::DeadLetter => "dead_letter",
+            Self::Echo => "echo",
+        }
+    }
+}
+
+/// Where an event goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventAddress<'a> {
+    /// `broker.results`.
+    Results,
+    /// The job's own `reply-to`, through the default exchange.
+    ReplyTo(&'a str),
+}
+
+/// The publishing connection and its channels. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Publisher(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    settings: Arc<Settings>,
+    metrics: Arc<Metrics>,
+    permits: Semaphore,
+    connection: tokio::sync::Mutex<Option<Arc<Connection>>>,
+    idle: Mutex<Vec<Channel>>,
+}
+
+impl Publisher {
+    pub(super) fn new(settings: Arc<Settings>, metrics: Arc<Metrics>) -> Self {
+        Self(Arc::new(Inner {
+            permits: Semaphore::new(settings.publish_channels),
+            settings,
+            metrics,
+            connection: tokio::sync::Mutex::new(None),
+            idle: Mutex::new(Vec::new()),
+        }))
+    }
+
+    /// Publishes a job's event. `unroutable_reply_to` names the job's own queue when it could not be used.
+    ///
+    /// # Errors
+    /// [`PublishError`].
+    pub async fn event(
+        &self,
+        to: EventAddress<'_>,
+        rendered: &Rendered,
+        message: &Message,
+        job_id: &str,
+        unroutable_reply_to: Option<&str>,
+    ) -> Result<(), PublishError> {
+        let results = &self.0.settings.results;
+        let (exchange, key) = match to {
+            EventAddress::Results => (results.exchange.as_str(), results.routing_key.as_str()),
+            EventAddress::ReplyTo(queue) => ("", queue),
+        };
+        let properties =
+            event_properties(rendered, message, job_id, &self.0.settings.source(), unroutable_reply_to);
+        self.publish(Kind::Event, exchange, key, &rendered.body, properties).await
+    }
+
+    /// Publishes a copy of a job to a wait tier, by its place in `broker.wait_tiers`.
+    ///
+    /// # Errors
+    /// [`PublishError`].
+    pub async fn park(&self, tier: usize, message: &Message, journey: &Journey) -> Result<(), PublishError> {
+        let settings = &self.0.settings;
+        let queue = settings
+            .tiers
+            .get(tier)
+            .map_or(settings.names.jobs().to_owned(), |t| settings.names.wait(&t.name));
+        self.publish(Kind::Park, settings.names.exchange(), &queue, message.body(), message.copy(journey))
+            .await
+    }
+
+    /// Publishes a dead letter: the body untouched.
+    ///
+    /// # Errors
+    /// [`PublishError`].
+    pub async fn dead_letter(
+        &self,
+        message: &Message,
+        journey: &Journey,
+        reason: Reason,
+        detail: &str,
+        claim: Option<&str>,
+    ) -> Result<(), PublishError> {
+        let names = &self.0.settings.names;
+        let properties = message.letter(journey, reason, detail, claim);
+        self.publish(Kind::DeadLetter, names.exchange(), names.dead_letters(), message.body(), properties)
+            .await
+    }
+
+    /// Publishes an echo to a queue of a consuming channel.
+    pub(super) async fn echo(&self, queue: &str, body: &[u8]) -> Result<(), PublishError> {
+        let exchange = self.0.settings.names.exchange().to_owned();
+        self.publish(Kind::Echo, &exchange, queue, body, BasicProperties::default()).await
+    }
+
+    /// Whether the connection stands (it is made when first needed).
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.0.connection.try_lock().is_ok_and(|c| c.as_ref().is_some_and(|c| c.status().connected()))
+    }
+
+    /// Closes the connection; what was confirmed is safe.
+    pub async fn close(&self) {
+        if let Some(connection) = self.0.connection.lock().await.take()
+            && let Err(error) = connection.close(200, short("done")).await
+        {
+            debug!(%error, "the publishing connection was gone already");
+        }
+    }
+
+    async fn publish(
+        &self,
+        kind: Kind,
+        exchange: &str,
+        key: &str,
+        body: &[u8],
+        properties: BasicProperties,
+    ) -> Result<(), PublishError> {
+        let published = self.try_publish(exchange, key, body, properties).await;
+        let outcome = match &published {
+            Ok(()) => "confirmed",
+            Err(PublishError::Unroutable(_)) => "unroutable",
+            Err(PublishError::Refused) => "refused",
+            Err(PublishError::Unconfirmed(_)) => "unconfirmed",
+        };
+        self.0.metrics.publish.with_label_values(&[kind.as_str(), outcome]).inc();
+        published
+    }
+
+    async fn try_publish(
+        &self,
+        exchange: &str,
+        key: &str,
+        body: &[u8],
+        properties: BasicProperties,
+    ) -> Result<(), PublishError> {
+        let unconfirmed = |error: &dyn std::fmt::Display| PublishError::Unconfirmed(error.to_string());
+        let _permit = self.0.permits.acquire().await.map_err(|e| unconfirmed(&e))?;
+        let channel = self.channel().await.map_err(|e| unconfirmed(&e))?;
+        let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+        let confirmed =
+            async { channel.basic_publish(cut(exchange), cut(key), options, body, properties).await?.await };
+        match tokio::time::timeout(self.0.settings.confirm_timeout, confirmed).await {
+            Ok(Ok(Confirmation::Ack(None))) => {
+                self.give_back(channel);
+                Ok(())
+            }
+            Ok(Ok(Confirmation::Ack(Some(_)))) => {
+                self.give_back(channel);
+                Err(PublishError::Unroutable(key.to_owned()))
+            }
+            Ok(Ok(Confirmation::Nack(_))) => {
+                self.give_back(channel);
+                Err(PublishError::Refused)
+            }
+            Ok(Ok(Confirmation::NotRequested)) => Err(unconfirmed(&"the channel is not in confirm mode")),
+            // The exchange is missing, or not for us: the broker has closed the channel.
+            Ok(Err(error)) if is_refusal(&error) => Err(PublishError::Refused),
+            Ok(Err(error)) => Err(unconfirmed(&error)),
+            Err(_) => {
+                abandon(&channel).await;
+                Err(unconfirmed(&format!(
+                    "no confirm within {} s",
+                    self.0.settings.confirm_timeout.as_secs()
+                )))
+            }
+        }
+    }
+
+    async fn channel(&self) -> Result<Channel, BrokerError> {
+        while let Some(channel) = self.0.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop()
+        {
+            if channel.status().connected() {
+                return Ok(channel);
+            }
+        }
+        let channel = self.connection().await?.create_channel().await?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        Ok(channel)
+    }
+
+    fn give_back(&self, channel: Channel) {
+        self.0.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(channel);
+    }
+
+    /// The connection, made anew if it is lost: by one caller, while the others wait for it.
+    pub(super) async fn connection(&self) -> Result<Arc<Connection>, BrokerError> {
+        let mut current = self.0.connection.lock().await;
+        if let Some(connection) = current.as_ref().filter(|c| c.status().connected()) {
+            return Ok(Arc::clone(connection));
+        }
+        let again = current.take().is_some();
+        let connection =
+            Arc::new(self.0.settings.address.connect(&self.0.settings.connection_name("publish")).await?);
+        if again {
+            self.0.metrics.broker_reconnects.with_label_values(&["publish_connection_lost"]).inc();
+            info!("the publishing connection stands again");
+        }
+        *current = Some(Arc::clone(&connection));
+        Ok(connection)
+    }
+}
+
+fn is_refusal(error: &lapin::Error) -> bool {
+    matches!(amqp_code(error), Some(403 | 404))
+}
+
+/// How long the broker may take to close a channel that did not confirm. A blocked connection writes nothing, so it never will.
+const ABANDON: Duration = Duration::from_secs(1);
+
+async fn abandon(channel: &Channel) {
+    if tokio::time::timeout(ABANDON, channel.close(200, short("no confirm in time"))).await.is_err() {
+        debug!("a channel that did not confirm could not be closed in time");
+    }
+}
+
+fn event_properties(
+    rendered: &Rendered,
+    message: &Message,
+    job_id: &str,
+    source: &str,
+    unroutable_reply_to: Option<&str>,
+) -> BasicProperties {
+    let mut headers = message.trace_headers();
+    for (name, value) in [
+        ("cloudEvents_specversion", "1.0"),
+        ("cloudEvents_type", RESULT_TYPE),
+        ("cloudEvents_source", source),
+        ("cloudEvents_id", &rendered.message_id),
+        ("cloudEvents_time", &rendered.time),
+    ] {
+        put_text(&mut headers, name, value);
+    }
+    if let Some(subject) = &rendered.subject {
+        put_text(&mut headers, "cloudEvents_subject", subject);
+    }
+    if let Some(queue) = unroutable_reply_to {
+        put_text(&mut headers, crate::contract::names::header::UNROUTABLE_REPLY_TO, queue);
+    }
+    BasicProperties::default()
+        .with_content_type(short("application/json"))
+        .with_delivery_mode(PERSISTENT)
+        .with_message_id(cut(&rendered.message_id))
+        .with_correlation_id(cut(message.correlation_id().unwrap_or(job_id)))
+        .with_type(short(RESULT_TYPE))
+        .with_app_id(short(APP_ID))
+        .with_timestamp(rendered.unix_seconds)
+        .with_headers(headers)
+}

@@ -1,0 +1,42 @@
+//! `run`: the worker.
+
+use std::path::PathBuf;
+
+use super::Exit;
+use crate::{
+    app::{self, StartError},
+    config::Sources,
+    lifecycle::Ending,
+    telemetry,
+};
+
+/// Reads the configuration, runs the worker, and says how it ended.
+#[expect(clippy::print_stderr, reason = "before logging is set up, a person reads standard error")]
+pub(super) async fn run(file: Option<PathBuf>) -> Exit {
+    let config = match Sources::of_process(file).read() {
+        Ok(config) => config,
+        Err(problems) => {
+            eprintln!("restore-worker: {problems}");
+            return Exit::Configuration;
+        }
+    };
+    if let Err(error) = telemetry::start(config.log) {
+        eprintln!("restore-worker: logging cannot be set up: {error}");
+        return Exit::Configuration;
+    }
+    match Box::pin(app::run(config)).await {
+        Ok(Ending::Drained) => Exit::Done,
+        Ok(Ending::GraceOver) => Exit::GraceOver,
+        Ok(Ending::Aborted) => Exit::Aborted,
+        Err(error) => {
+            tracing::error!(%error, "not started");
+            eprintln!("restore-worker: {error}");
+            match error {
+                StartError::Configuration(_) => Exit::Configuration,
+                StartError::Refused(_) => Exit::Refused,
+                StartError::Unavailable(_) => Exit::Unavailable,
+                StartError::Internal(_) => Exit::Internal,
+            }
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! The life of one job: enter the lane, restore, judge, report, settle.
+//!
+//! Promises: every delivery ends in exactly one verdict; what may have happened is recorded before it happens, and what has
+//! ended is recorded before it is told; the delivery is settled last. One job's trouble stays its own. Only this room decides:
+//! adapters neither retry nor wait.
+
+mod attempt;
+mod claims;
+mod course;
+mod doubt;
+pub mod health;
+pub mod judge;
+pub mod lanes;
+pub mod neighbours;
+mod report;
+mod wait;
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures_util::FutureExt as _;
+use tokio::sync::{Semaphore, mpsc, watch};
+
+use self::{
+    course::Course,
+    judge::{End, Policy, Situation, Success, Verdict, judge},
+    lanes::Lanes,
+    neighbours::{Neighbours, Paused},
+    wait::{Held, Waited},
+};
+use crate::{
+    blob_store::BlobStore,
+    broker::{Broker, Envelope, Settlement},
+    contract::{Malformed, Worker},
+    domain::{Dependency, Fault, Imported, Outcome, Reason, RestoreError, event::Failure, tenancy::Tenants},
+    exchange::Exchange,
+    ledger::Ledger,
+    lifecycle::Lifecycle,
+    metrics::Metrics,
+};
+
+/// How doubt is dealt with.
+#[derive(Clone, Copy, Debug)]
+pub struct InDoubt {
+    /// Whether to look into mailboxes.
+    pub look: bool,
+    /// Before this time after the claim's end "not there" proves nothing.
+    pub settle: Duration,
+    /// Between our clock, Exchange's and the store's.
+    pub clock_margin: Duration,
+    /// How long an answer may be on its way.
+    pub request_timeout: Duration,
+}
+
+/// Everything that a job needs. Shared by all jobs as one `Arc`.
+#[derive(Debug)]
+pub struct Pipeline {
+    /// Where jobs come from and events go.
+    pub broker: Broker,
+    /// Where blobs lie.
+    pub blobs: BlobStore,
+    /// Where items go.
+    pub exchange: Exchange,
+    /// What is written down; `None`: delivery is at least once.
+    pub ledger: Option<Ledger>,
+    /// Who may work on a mailbox now.
+    pub lanes: Lanes,
+    /// Who is away.
+    pub neighbours: Neighbours,
+    /// Limits of patience.
+    pub policy: Policy,
+    /// A job waits in memory up to this.
+    pub hold: Duration,
+    /// Beginnings that never ended.
+    pub crash_limit: u32,
+    /// How doubt is dealt with.
+    pub in_doubt: InDoubt,
+    /// Whose jobs are done.
+    pub tenants: Tenants,
+    /// Who tells.
+    pub worker: Worker,
+    /// How identifiers appear in the log.
+    pub log: report::Identifiers,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Signals and tasks.
+    pub life: Lifecycle,
+    /// The pause of everything.
+    pub everything: watch::Receiver<Option<Paused>>,
+    /// One suspect at a time.
+    pub suspects: Arc<Semaphore>,
+    /// Jobs in hand.
+    pub held: Held,
+    /// Whether events find no queue: shown by readiness.
+    pub unroutable: std::sync::atomic::AtomicBool,
+}
+
+pub use report::Identifiers;
+pub use wait::Held as HeldJobs;
+
+impl Pipeline {
+    /// Takes deliveries until there are no more; each runs as a task of its own.
+    pub async fn consume(self: Arc<Self>, mut deliveries: mpsc::Receiver<Envelope>) {
+        while let Some(envelope) = deliveries.recv().await {
+            let pipeline = Arc::clone(&self);
+            drop(self.life.spawn(async move { pipeline.run_job(envelope).await }));
+        }
+    }
+
+    /// One delivery from beginning to end.
+    async fn run_job(&self, envelope: Envelope) {
+        let Envelope { source, job, message, journey, received, settlement } = envelope;
+        let _in_hand = self.held.enter(journey.first_received);
+        let job = match job {
+            Ok(job) => job,
+            Err(malformed) => return self.end_message(&malformed, &message, &journey, settlement).await,
+        };
+        let mut course = Course::new(job, message, source, journey, received);
+        let mut verdict = self.not_before(&course);
+        loop {
+            match self.follow(&mut course, verdict, &settlement).await {
+                Next::Judge(end) => verdict = Some(self.judge(&course, *end)),
+                Next::Attempt => {
+                    let end = self.guarded_attempt(&mut course).await;
+                    verdict = Some(self.judge_attempt(&mut course, end).await);
+                }
+                Next::Ack => {
+                    settlement.ack().await;
+                    return;
+                }
+                Next::GiveBack => {
+                    settlement.give_back().await;
+                    return;
+                }
+                // The channel is gone: the broker delivers the job again, and the ledger tells its end.
+                Next::Void => return,
+            }
+        }
+    }
+
+    /// Does what the verdict says; the delivery is settled by the caller, last.
+    async fn follow(&self, course: &mut Course, verdict: Option<Verdict>, settlement: &Settlement) -> Next {
+        match verdict {
+            None => Next::Attempt,
+            Some(Verdict::Done(success)) => self.done(course, success, settlement).await,
+            Some(Verdict::Bury(failure)) => self.bury(course, failure, settlement).await,
+            Some(Verdict::Unknown { failure, seen, claim }) => {
+                self.unknown(course, failure, seen, claim, settlement).await
+            }
+            Some(Verdict::Retry { after }) => {
+                course.journey.attempt = course.journey.attempt.saturating_add(1);
+                self.wait(course, after, "retry", false, settlement).await.into()
+            }
+            Some(Verdict::Park { after, why, counts }) => {
+                self.wait(course, after, why, counts, settlement).await.into()
+            }
+            Some(Verdict::Return) => Next::GiveBack,
+        }
+    }
+
+    /// Item index → record completed → event → ack. Whatever the ledger answers, what is in hand is a success.
+    async fn done(&self, course: &mut Course, success: Success, settlement: &Settlement) -> Next {
+        match self.complete(course, &success).await {
+            Ok(Ok(success)) => self.tell(course, succeeded(success), settlement).await,
+            Ok(Err(end)) => Next::Judge(Box::new(end)),
+            Err(error) => self.done_without_the_ledger(course, success, error, settlement).await,
+        }
+    }
+
+    /// The event goes out at once; the ack waits for the ledger, in a copy if that takes too long.
+    async fn done_without_the_ledger(
+        &self,
+        course: &mut Course,
+        success: Success,
+        error: RestoreError,
+        settlement: &Settlement,
+    ) -> Next {
+        tracing::warn!(job_id = %course.job.id, %error, "imported, but the ledger does not take it; it will be told again");
+        course.journey.imported = Some(success.imported.clone());
+        let told = self.tell(course, succeeded(success), settlement).await;
+        if !matches!(told, Next::Ack) {
+            return told;
+        }
+        self.wait(course, self.hold.min(Duration::from_secs(5)), "claim", false, settlement).await.into()
+    }
+
+    /// Record failed → event → dead letter → ack; unless the record knows better.
+    async fn bury(&self, course: &mut Course, failure: Failure, settlement: &Settlement) -> Next {
+        if let Err(end) = self.fail(course, &failure).await {
+            return Next::Judge(Box::new(end));
+        }
+        let reason = failure.reason;
+        let detail = failure.message.clone();
+        let told = self.tell(course, Outcome::Failed(failure), settlement).await;
+        if !matches!(told, Next::Ack) {
+            return told;
+        }
+        self.dead_letter(course, reason, &detail, None, settlement).await
+    }
+
+    /// Record unknown → event → dead letter → ack.
+    async fn unknown(
+        &self,
+        course: &mut Course,
+        failure: Failure,
+        seen: Option<Imported>,
+        claim: Option<String>,
+        settlement: &Settlement,
+    ) -> Next {
+        let claim = match claim {
+            Some(claim) => Some(claim),
+            None => match self.record_unknown(course, &failure).await {
+                Ok(claim) => claim,
+                Err(end) => return Next::Judge(Box::new(end)),
+            },
+        };
+        let detail = failure.message.clone();
+        let told = self.tell(course, Outcome::Unknown { failure, seen }, settlement).await;
+        if !matches!(told, Next::Ack) {
+            return told;
+        }
+        self.dead_letter(course, Reason::OutcomeUnknown, &detail, claim.as_deref(), settlement).await
+    }
+
+    /// A message that is no job: event if its id could be read → dead letter → ack. It neither obeys nor writes a record.
+    async fn end_message(
+        &self,
+        malformed: &Malformed,
+        message: &crate::broker::Message,
+        journey: &crate::domain::Journey,
+        settlement: Settlement,
+    ) {
+        match self.tell_message(malformed, message, journey, &settlement).await {
+            Next::Ack => {
+                settlement.ack().await;
+            }
+            Next::GiveBack | Next::Judge(_) | Next::Attempt => {
+                settlement.give_back().await;
+            }
+            Next::Void => {}
+        }
+    }
+
+    /// A panic is a fault of this program, never the end of a delivery: what was claimed is in doubt.
+    async fn guarded_attempt(&self, course: &mut Course) -> End {
+        if let Ok(end) = AssertUnwindSafe(self.attempt(course)).catch_unwind().await {
+            return end;
+        }
+        tracing::error!(job_id = %course.job.id, "a fault of this program: the attempt panicked");
+        let error = RestoreError::new(
+            Fault::InDoubt,
+            Reason::Internal,
+            "the attempt ended by a fault of this program",
+        );
+        if course.claim.is_some() { self.in_doubt(course, error).await } else { End::NotImported(error) }
+    }
+
+    /// Judges what an attempt came to, and gives up its claim where it certainly made no item.
+    async fn judge_attempt(&self, course: &mut Course, end: End) -> Verdict {
+        if let End::Trouble(RestoreError { fault: Fault::Passing { dependency, .. }, .. }) = &end {
+            self.ask_for_a_lone_job(course, *dependency).await;
+        }
+        let verdict = self.judge(course, end);
+        course.previous_attempt = tokio::time::Instant::now();
+        if matches!(verdict, Verdict::Retry { .. } | Verdict::Park { .. } | Verdict::Return) {
+            self.let_go(course).await;
+        }
+        verdict
+    }
+
+    fn judge(&self, course: &Course, end: End) -> Verdict {
+        if let End::Trouble(error) | End::NotImported(error) = &end {
+            self.log_trouble(course, error);
+        }
+        let situation = self.situation(course, &end);
+        judge(end, &situation, &self.policy)
+    }
+
+    fn situation(&self, course: &Course, end: &End) -> Situation {
+        let works_for_others = if let End::Trouble(error) | End::NotImported(error) = end {
+            self.works_for_others(course, error)
+        } else {
+            false
+        };
+        Situation {
+            attempt: course.journey.attempt,
+            parked: course.journey.parked,
+            works_for_others,
+            mailbox_succeeds: self.neighbours.mailbox_succeeds(&course.job.mailbox, course.received),
+            dice: fastrand::f64(),
+        }
+    }
+
+    /// Whether what this job met has been fine for another since its previous attempt.
+    fn works_for_others(&self, course: &Course, error: &RestoreError) -> bool {
+        let well = |dependency| {
+            self.neighbours.works_for_others(dependency, &course.job.id, course.previous_attempt)
+        };
+        match error.fault {
+            Fault::Passing { dependency, .. } => well(dependency),
+            // Nobody else's trouble: a fault of this program.
+            Fault::InDoubt if error.reason == Reason::Internal => true,
+            Fault::InDoubt => well(Dependency::Exchange),
+            Fault::Job | Fault::Throttled { .. } | Fault::Ours { .. } => false,
+        }
+    }
+
+    /// A job that is alone with its trouble: a probe's answer counts as another's. Where several jobs have met the same, only a
+    /// job's success counts.
+    async fn ask_for_a_lone_job(&self, course: &Course, dependency: Dependency) {
+        let neighbours = &self.neighbours;
+        if neighbours.is_away(dependency)
+            || neighbours.works_for_others(dependency, &course.job.id, course.previous_attempt)
+        {
+            return;
+        }
+        let well = match dependency {
+            Dependency::Storage => self.blobs.probe().await.is_ok(),
+            Dependency::Exchange | Dependency::Identity => {
+                self.exchange.probe(Some(&course.job.tenant)).await.is_ok()
+            }
+            Dependency::Ledger => return,
+        };
+        if well {
+            neighbours.probe_answered(dependency);
+        }
+    }
+
+    /// A copy that came back from its wait tier early waits the rest.
+    fn not_before(&self, course: &Course) -> Option<Verdict> {
+        let left = course.journey.not_before?.since(course::now());
+        // A tier's time to live and this header are the same time; a forged one is bounded by the longest delay.
+        let longest = self.broker.tiers().last().map_or(self.hold, |tier| tier.ttl);
+        (left > Duration::from_millis(50)).then(|| Verdict::Park {
+            after: left.min(longest),
+            why: "retry",
+            counts: false,
+        })
+    }
+}
+
+/// What follows for the delivery.
+enum Next {
+    /// Another attempt.
+    Attempt,
+    /// The record, or the broker, said something that has to be judged first.
+    Judge(Box<End>),
+    /// Everything is recorded and told.
+    Ack,
+    /// Back to the queue.
+    GiveBack,
+    /// The channel is gone.
+    Void,
+}
+
+impl From<Waited> for Next {
+    fn from(waited: Waited) -> Self {
+        match waited {
+            Waited::Here => Self::Attempt,
+            Waited::Elsewhere => Self::Ack,
+            Waited::NoMore => Self::GiveBack,
+            Waited::Void => Self::Void,
+        }
+    }
+}
+
+fn succeeded(success: Success) -> Outcome {
+    let Success { imported, evidence, duplicates } = success;
+    Outcome::Succeeded { imported, evidence, duplicates }
+}

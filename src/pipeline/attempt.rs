@@ -1,0 +1,246 @@
+//! One attempt: recall what is recorded, enter the lane, fetch, open a session, claim, send.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{
+    Pipeline,
+    course::{Course, now},
+    judge::{End, Success},
+    lanes::{Entry, Heard, LanePass, Refused},
+};
+use crate::{
+    blob_store::Blob,
+    broker::Source,
+    domain::{Dependency, Evidence, Fault, MailboxId, Reason, RestoreError},
+    exchange::{Exchange, Fence, ImportAnswer, ImportFailure, ImportItem, ImportSession, Remedy},
+};
+
+/// A job that cannot be begun within what its delivery may still be held comes back after this.
+const COME_BACK: Duration = Duration::from_secs(5);
+
+impl Pipeline {
+    /// Tries to do the job, once.
+    pub(super) async fn attempt(&self, course: &mut Course) -> End {
+        // A suspect's attempt is counted before it begins, and one runs at a time.
+        let suspect = match self.begin_if_suspect(course).await {
+            Ok(permit) => permit,
+            Err(end) => return end,
+        };
+        let end = self.try_attempt(course).await.unwrap_or_else(|end| end);
+        drop(suspect);
+        end
+    }
+
+    async fn try_attempt(&self, course: &mut Course) -> Result<End, End> {
+        if let Some(imported) = course.journey.imported.clone() {
+            let success = Success { imported, evidence: Evidence::Ledger, duplicates: Vec::new() };
+            return Ok(End::Imported(success));
+        }
+        self.recall(course).await?;
+        self.still_wanted(course)?;
+        self.neighbours_are_well(course).await?;
+        let mut pass = self.enter(course).await?;
+        let success = self.restore(course, &mut pass).await;
+        self.tell_lane(course, &success);
+        success.map(End::Imported)
+    }
+
+    /// What ends a job before any work.
+    fn still_wanted(&self, course: &Course) -> Result<(), End> {
+        if course.source == Source::GivenUp {
+            return Err(End::GivenUp { expired: course.message.expired() });
+        }
+        if course.job.not_after.is_some_and(|limit| now() > limit) {
+            return Err(End::Expired);
+        }
+        self.tenants.check(&course.job).map_err(End::Trouble)
+    }
+
+    /// While a neighbour is away jobs wait here, and one at a time tries.
+    async fn neighbours_are_well(&self, course: &Course) -> Result<(), End> {
+        if self.life.draining().is_cancelled() || self.everything.borrow().is_some() {
+            return Err(End::NotBegun);
+        }
+        if let Some(after) = self.neighbours.tenant_paused(&course.job.tenant) {
+            let what = RestoreError::ours(
+                crate::domain::OursScope::Tenant,
+                Reason::TenantNotAuthorized,
+                "the tenant is paused: it does not know this application or has withdrawn its consent",
+            );
+            let long = course.journey.parked >= self.policy.max_parked;
+            return Err(if long { End::Trouble(what) } else { End::TenantPaused { after } });
+        }
+        let patience = course.patience().saturating_sub(self.exchange.send_timeout(course.likely_length()));
+        let waiting = self.waiting(course, "paused");
+        let passed = tokio::select! {
+            passed = self.neighbours.pass(patience) => passed,
+            () = self.not_to_begin() => return Err(End::NotBegun),
+        };
+        drop(waiting);
+        // Longer than a delivery may be held: back to the queue, no nearer to any limit.
+        passed.map_err(|_| End::NotBegun)
+    }
+
+    async fn enter(&self, course: &Course) -> Result<LanePass, End> {
+        let length = course.likely_length();
+        let entry = Entry {
+            priority: course.message.priority(),
+            parked: course.journey.not_before.is_some(),
+            ..Entry::new(&course.job.tenant, &course.job.mailbox, Exchange::request_bytes(length))
+        };
+        let patience = course.patience().saturating_sub(self.exchange.send_timeout(length));
+        let began = Instant::now();
+        let entered = tokio::select! {
+            entered = tokio::time::timeout(patience, self.lanes.enter(entry)) => entered,
+            () = self.not_to_begin() => return Err(End::NotBegun),
+        };
+        self.metrics.stage("lane").observe(began.elapsed().as_secs_f64());
+        match entered {
+            Ok(Ok(pass)) => Ok(pass),
+            Ok(Err(Refused::Park { after, why })) => Err(End::NoRoom { after, why: why.as_str() }),
+            Err(_) => Err(End::NoRoom { after: COME_BACK, why: "quota" }),
+        }
+    }
+
+    /// Resolves when nothing new may begin.
+    pub(super) async fn not_to_begin(&self) {
+        let mut everything = self.everything.clone();
+        tokio::select! {
+            () = self.life.draining().cancelled() => {}
+            _ = everything.wait_for(Option::is_some) => {}
+        }
+    }
+
+    async fn restore(&self, course: &mut Course, pass: &mut LanePass) -> Result<Success, End> {
+        course.timings.queued = now().since(course.journey.first_received);
+        let result = self.fetch_and_send(course, pass).await;
+        if course.claim.is_none() {
+            // Nothing was sent, or what was sent is certainly no item.
+            pass.unused();
+        }
+        result
+    }
+
+    async fn fetch_and_send(&self, course: &mut Course, pass: &mut LanePass) -> Result<Success, End> {
+        let blob = self.fetch(course).await?;
+        pass.adjust(Exchange::request_bytes(blob.length()));
+        if self.exchange.send_timeout(blob.length()) > course.patience() {
+            return Err(End::NoRoom { after: COME_BACK, why: "slot" });
+        }
+        let mut mailbox = course.mailbox();
+        let mut session = self.session(course, &mailbox).await?;
+        let mut fence = self.claim(course, &blob, &mailbox).await?;
+        let mut next = Some(blob);
+        let mut remedied = false;
+        loop {
+            let blob = match next.take() {
+                Some(blob) => blob,
+                None => self.fetch(course).await?,
+            };
+            let failure = match self.send(course, &session, blob, fence).await {
+                Ok(answer) => return Ok(self.answered(course, answer)),
+                Err(failure) => failure,
+            };
+            if remedied || failure.error.fault == Fault::InDoubt {
+                return Err(self.send_failed(course, failure).await);
+            }
+            match &failure.remedy {
+                Remedy::None => return Err(self.send_failed(course, failure).await),
+                Remedy::ReopenSession => self.exchange.forget_session(&session).await,
+                Remedy::Redirect(target) => mailbox = target.clone(),
+            }
+            remedied = true;
+            session = self.session(course, &mailbox).await?;
+            fence = self.renew(course, &mailbox).await?;
+        }
+    }
+
+    async fn fetch(&self, course: &mut Course) -> Result<Blob, End> {
+        if let Some(blob) = course.retained.as_ref().and_then(Blob::retained) {
+            return Ok(blob);
+        }
+        let began = Instant::now();
+        let opened = self.blobs.open(&course.job).await;
+        course.timings.fetch = began.elapsed();
+        self.metrics.stage("fetch").observe(began.elapsed().as_secs_f64());
+        let blob = opened.map_err(|error| self.heard(course, error))?;
+        self.neighbours.good(Dependency::Storage, &course.job.id);
+        course.retained = blob.retained();
+        Ok(blob)
+    }
+
+    async fn session(&self, course: &mut Course, mailbox: &MailboxId) -> Result<ImportSession, End> {
+        let began = Instant::now();
+        let opening = self.exchange.session(&course.job.tenant, mailbox, course.job.graph_version);
+        let opened = Box::pin(opening).await;
+        course.timings.session = began.elapsed();
+        self.metrics.stage("session").observe(began.elapsed().as_secs_f64());
+        opened.map_err(|error| self.heard(course, error))
+    }
+
+    async fn send(
+        &self,
+        course: &mut Course,
+        session: &ImportSession,
+        blob: Blob,
+        fence: Fence,
+    ) -> Result<ImportAnswer, ImportFailure> {
+        let item = ImportItem { folder: &course.job.folder, mode: &course.job.mode, length: blob.length() };
+        let (facts, chunks) = blob.into_parts();
+        let began = Instant::now();
+        let mut sending = std::pin::pin!(self.exchange.import_item(session, item, chunks, fence.clone()));
+        let sent = tokio::select! {
+            sent = &mut sending => sent,
+            () = self.life.closing().cancelled() => {
+                // Before its closing bytes: certainly not imported. Later than those: its answer still counts.
+                fence.abort();
+                sending.await
+            }
+        };
+        course.timings.import = began.elapsed();
+        self.metrics.stage("import").observe(began.elapsed().as_secs_f64());
+        course.facts = facts.get().or(course.facts.take());
+        course.request_id = match &sent {
+            Ok(answer) => answer.request_id.clone(),
+            Err(failure) => failure.error.request_id.clone(),
+        };
+        sent
+    }
+
+    fn answered(&self, course: &Course, answer: ImportAnswer) -> Success {
+        self.neighbours.good(Dependency::Exchange, &course.job.id);
+        self.neighbours.good(Dependency::Identity, &course.job.id);
+        self.neighbours.mailbox_took(&course.job.tenant, &course.job.mailbox);
+        Success { imported: answer.imported, evidence: Evidence::Answer, duplicates: Vec::new() }
+    }
+
+    /// A send that did not end in an item that we know of.
+    async fn send_failed(&self, course: &mut Course, failure: ImportFailure) -> End {
+        let earlier =
+            course.claim.as_ref().and_then(|c| c.standing.record.trail.as_ref()).is_some_and(|t| t.sends > 1);
+        let conflict_of_our_own = earlier && failure.error.reason == Reason::ChangeKeyConflict;
+        if failure.error.fault == Fault::InDoubt || conflict_of_our_own {
+            return self.in_doubt(course, failure.error).await;
+        }
+        self.heard(course, failure.error)
+    }
+
+    /// Trouble, with what the neighbours' other answers say of whose it is.
+    pub(super) fn heard(&self, course: &Course, error: RestoreError) -> End {
+        let job = &course.job;
+        End::Trouble(self.neighbours.hear(error, &job.id, &job.tenant, &job.mailbox))
+    }
+
+    fn tell_lane(&self, course: &Course, result: &Result<Success, End>) {
+        let heard = match result {
+            Ok(_) => Heard::Succeeded,
+            Err(End::Trouble(RestoreError {
+                fault: Fault::Throttled { scope, limit, retry_after }, ..
+            })) => Heard::Throttled { scope: *scope, limit: *limit, retry_after: *retry_after },
+            Err(_) => Heard::Other,
+        };
+        self.lanes.hear(&course.job.tenant, &course.job.mailbox, heard);
+    }
+}

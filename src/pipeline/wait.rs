@@ -1,0 +1,187 @@
+//! Waiting: in memory for a short while, in a wait tier beyond. Never by giving a delivery back in a loop.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use prometheus::IntGauge;
+use tokio::time::sleep;
+use tracing::warn;
+
+use super::{
+    Pipeline,
+    course::{Course, now},
+    report::Patience,
+};
+use crate::{
+    broker::{Settlement, Tier},
+    domain::{Journey, UnixMillis},
+};
+
+/// What became of waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waited {
+    /// It is time for another attempt, here.
+    Here,
+    /// A confirmed copy waits in a tier: the original has done its part.
+    Elsewhere,
+    /// Nothing more begins here.
+    NoMore,
+    /// The channel is gone.
+    Void,
+}
+
+impl Pipeline {
+    /// Waits for `after`, here or elsewhere; `counts`: towards `max_parked`.
+    pub(super) async fn wait(
+        &self,
+        course: &mut Course,
+        after: Duration,
+        why: &'static str,
+        counts: bool,
+        settlement: &Settlement,
+    ) -> Waited {
+        let until = now().plus(after);
+        if counts {
+            course.journey.parked = course.journey.parked.saturating_add(after);
+        }
+        course.journey.not_before = Some(until);
+        let sending = self.exchange.send_timeout(course.likely_length());
+        if after > self.hold || after + sending > course.patience() {
+            return self.park(course, after, why, settlement).await;
+        }
+        let waiting = self.waiting(course, why);
+        let waited = tokio::select! {
+            () = sleep(after) => if settlement.is_void() { Waited::Void } else { Waited::Here },
+            // What it has learnt by now must not be lost with the delivery: it goes on as a copy.
+            () = self.not_to_begin() => self.park(course, after, why, settlement).await,
+        };
+        drop(waiting);
+        waited
+    }
+
+    /// Publishes a copy to the tier that fits, for as long as that takes.
+    async fn park(
+        &self,
+        course: &Course,
+        after: Duration,
+        why: &'static str,
+        settlement: &Settlement,
+    ) -> Waited {
+        let waiting = self.waiting(course, why);
+        let journey: Journey = course.journey.clone();
+        let mut patience = Patience::new();
+        let parked = loop {
+            match self
+                .broker
+                .publisher()
+                .park(tier_for(self.broker.tiers(), after), &course.message, &journey)
+                .await
+            {
+                Ok(()) => break Waited::Elsewhere,
+                Err(error) => {
+                    warn!(job_id = %course.job.id, %error, "a wait tier did not take a copy; publishing it again");
+                }
+            }
+            if settlement.is_void() {
+                break Waited::Void;
+            }
+            tokio::select! {
+                () = sleep(patience.next()) => {}
+                () = self.life.closing().cancelled() => break Waited::NoMore,
+            }
+        };
+        drop(waiting);
+        parked
+    }
+
+    /// Counts a job as waiting for as long as the value lives.
+    pub(super) fn waiting(&self, _course: &Course, why: &'static str) -> Waiting {
+        let gauge = self.metrics.jobs_waiting.with_label_values(&[why]);
+        gauge.inc();
+        Waiting(gauge)
+    }
+}
+
+/// A job that waits.
+pub(super) struct Waiting(IntGauge);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// The longest tier that is not longer than the wait: a copy that comes back early waits the rest. The shortest, if all are longer.
+fn tier_for(tiers: &[Tier], after: Duration) -> usize {
+    tiers.iter().rposition(|tier| tier.ttl <= after).unwrap_or(0)
+}
+
+/// The jobs in hand, by first reception: for the age of the oldest.
+#[derive(Clone, Debug, Default)]
+pub struct Held(Arc<Mutex<BTreeMap<UnixMillis, usize>>>);
+
+impl Held {
+    /// Counts a job for as long as the value lives.
+    #[must_use]
+    pub fn enter(&self, first_received: UnixMillis) -> InHand {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(first_received).or_default() += 1;
+        InHand { held: self.clone(), first_received }
+    }
+
+    /// Age of the oldest.
+    #[must_use]
+    pub fn oldest(&self) -> Option<Duration> {
+        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.first_key_value().map(|(first, _)| now().since(*first))
+    }
+}
+
+/// A job in hand.
+#[derive(Debug)]
+pub struct InHand {
+    held: Held,
+    first_received: UnixMillis,
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        let mut held = self.held.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = held.get_mut(&self.first_received) {
+            *count -= 1;
+            if *count == 0 {
+                held.remove(&self.first_received);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tier_that_fits() {
+        let tiers: Vec<_> =
+            [5, 30, 120].map(|s| Tier { name: format!("{s}s"), ttl: Duration::from_secs(s) }).into();
+        for (after, tier) in [(1, 0), (5, 0), (29, 0), (30, 1), (119, 1), (500, 2)] {
+            assert_eq!(tier_for(&tiers, Duration::from_secs(after)), tier, "{after}");
+        }
+    }
+
+    #[test]
+    fn the_oldest_job_in_hand() {
+        let held = Held::default();
+        let first = held.enter(UnixMillis(5));
+        let second = held.enter(UnixMillis(5));
+        let later = held.enter(now());
+        drop(first);
+        assert!(held.oldest().expect("one is held") > Duration::from_secs(1_000));
+        drop(second);
+        assert!(held.oldest().expect("one is held") < Duration::from_secs(10));
+        drop(later);
+        assert_eq!(held.oldest(), None);
+    }
+}
