@@ -13,8 +13,6 @@ mod answer;
 mod blob;
 pub mod decode;
 mod fetch;
-#[cfg(test)]
-mod testing;
 mod verify;
 
 use std::sync::Arc;
@@ -249,5 +247,7 @@ impl BlobStore {
     }
 }
 
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod tests;

@@ -22,18 +22,58 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("blob_store", &["domain", "fts", "metrics", "s3_client"]),
     ("exchange", &["domain", "metrics", "secret"]),
     ("ledger", &["domain", "metrics", "s3_client"]),
-    ("pipeline", &["blob_store", "broker", "contract", "domain", "exchange", "ledger", "lifecycle", "metrics"]),
+    (
+        "pipeline",
+        &["blob_store", "broker", "contract", "domain", "exchange", "ledger", "lifecycle", "metrics"],
+    ),
     (
         "config",
-        &["blob_store", "broker", "contract", "domain", "exchange", "fts", "ledger", "pipeline", "s3_client", "secret", "telemetry"],
+        &[
+            "blob_store",
+            "broker",
+            "contract",
+            "domain",
+            "exchange",
+            "fts",
+            "ledger",
+            "pipeline",
+            "s3_client",
+            "secret",
+            "telemetry",
+        ],
     ),
     (
         "app",
-        &["admin", "blob_store", "broker", "config", "contract", "domain", "exchange", "ledger", "lifecycle", "metrics", "pipeline"],
+        &[
+            "admin",
+            "blob_store",
+            "broker",
+            "config",
+            "contract",
+            "domain",
+            "exchange",
+            "ledger",
+            "lifecycle",
+            "metrics",
+            "pipeline",
+        ],
     ),
     (
         "cli",
-        &["app", "blob_store", "broker", "config", "contract", "domain", "exchange", "fts", "ledger", "lifecycle", "metrics", "telemetry"],
+        &[
+            "app",
+            "blob_store",
+            "broker",
+            "config",
+            "contract",
+            "domain",
+            "exchange",
+            "fts",
+            "ledger",
+            "lifecycle",
+            "metrics",
+            "telemetry",
+        ],
     ),
 ];
 
@@ -77,15 +117,21 @@ fn rooms() -> Vec<(String, PathBuf, String)> {
         first.trim_end_matches(".rs").to_owned()
     };
     let is_test = |path: &PathBuf| {
-        let mut names = path.components().map(|c| c.as_os_str().to_string_lossy().trim_end_matches(".rs").to_owned());
+        let mut names =
+            path.components().map(|c| c.as_os_str().to_string_lossy().trim_end_matches(".rs").to_owned());
         names.any(|name| matches!(&*name, "tests" | "laws" | "testing") || name.starts_with("test_"))
     };
-    files.into_iter().filter(|f| !is_test(&f.strip_prefix(SRC).expect("below src").to_path_buf())).map(|f| (room(&f), f.clone(), code(&f))).collect()
+    files
+        .into_iter()
+        .filter(|f| !is_test(&f.strip_prefix(SRC).expect("below src").to_path_buf()))
+        .map(|f| (room(&f), f.clone(), code(&f)))
+        .collect()
 }
 
 /// Every room that a file's code names through `crate::`.
 fn imports(code: &str) -> BTreeSet<String> {
-    let word = |text: &str| text.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect::<String>();
+    let word =
+        |text: &str| text.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect::<String>();
     let mut found = BTreeSet::new();
     for (at, _) in code.match_indices("crate::") {
         let rest = &code[at + "crate::".len()..];
