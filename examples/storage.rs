@@ -34,7 +34,7 @@ fn item(body: usize) -> anyhow::Result<Vec<u8>> {
         "AQAAAAgAAAAAAAAAAQAAAAMAAAAYAAAAAQAAAAcDAgAAAAAAwAAAAAAAAEYAJACABAAAAAYAAAAUD9aRhhcCAAAA";
     let mut inner = b"\xB0\x84\x1A\0\x12\0\0\0I\0P\0M\0.\0N\0o\0t\0e\0\0\0\x02\x01\x13\x10".to_vec();
     inner.extend_from_slice(&u32::try_from(body)?.to_le_bytes());
-    inner.extend((0..body).map(|n| (n % 251) as u8));
+    inner.extend((0..=250).cycle().take(body));
     Ok([&BASE64_STANDARD.decode(HEAD)?[..], &u32::try_from(inner.len())?.to_le_bytes(), &inner].concat())
 }
 
@@ -135,10 +135,7 @@ fn holds(what: &str, so: bool) -> anyhow::Result<()> {
 }
 
 async fn fails(what: &str, store: &BlobStore, job: &RestoreJob, reason: &str) -> anyhow::Result<()> {
-    let error = match read(store, job).await {
-        Ok(_) => bail!("{what}: read"),
-        Err(error) => error,
-    };
+    let Err(error) = read(store, job).await else { bail!("{what}: read") };
     holds(
         &format!("{what}: {error} ({})", error.reason),
         error.reason.as_str() == reason && error.fault == Fault::Job,
