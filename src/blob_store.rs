@@ -13,8 +13,6 @@ mod answer;
 mod blob;
 pub mod decode;
 mod fetch;
-#[cfg(test)]
-mod testing;
 mod verify;
 
 use std::sync::Arc;
@@ -248,3 +246,8 @@ impl BlobStore {
         decode::Limits { output: self.settings.max_blob, window: self.settings.max_window }
     }
 }
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use aws_config::BehaviorVersion;
 use aws_sdk_s3::config::{
-    Region, RequestChecksumCalculation, ResponseChecksumValidation, StalledStreamProtectionConfig,
-    retry::RetryConfig, timeout::TimeoutConfig,
+    Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+    StalledStreamProtectionConfig, retry::RetryConfig, timeout::TimeoutConfig,
 };
 use aws_smithy_http_client::tls;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
@@ -46,6 +46,14 @@ const IDENTITY_TIMEOUT: Duration = Duration::from_secs(5);
 /// # Errors
 /// A sentence for the operator, when a setting cannot be used.
 pub async fn connect(settings: &Settings) -> Result<Client, String> {
+    connect_with(settings, None).await
+}
+
+/// The same with credentials of one's own instead of the SDK's chain.
+pub(crate) async fn connect_with(
+    settings: &Settings,
+    credentials: Option<Credentials>,
+) -> Result<Client, String> {
     if let Some(endpoint) = &settings.endpoint {
         check_endpoint(endpoint)?;
     }
@@ -59,6 +67,9 @@ pub async fn connect(settings: &Settings) -> Result<Client, String> {
         .timeout_config(timeouts);
     if let Some(region) = &settings.region {
         loader = loader.region(Region::new(region.clone()));
+    }
+    if let Some(credentials) = credentials {
+        loader = loader.credentials_provider(credentials);
     }
     let shared = loader.load().await;
     let mut config = aws_sdk_s3::config::Builder::from(&shared)

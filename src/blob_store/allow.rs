@@ -24,6 +24,9 @@ pub(super) fn check(settings: &Settings, job: &RestoreJob) -> Result<(), Restore
             "the bucket is not in storage.allowed_buckets",
         ));
     }
+    if settings.allowed_buckets.is_empty() && !is_bucket_name(bucket) {
+        return Err(RestoreError::job(Reason::BucketNotAllowed, "the bucket's name is none"));
+    }
     let refuse = |why: &str| Err(RestoreError::job(Reason::BlobNotAllowed, why));
     let ledger = settings.ledger.as_ref().filter(|ledger| ledger.bucket == bucket);
     // A server that resolves such segments would lead the key out of its prefix.
@@ -48,6 +51,17 @@ fn within(template: &str, job: &RestoreJob) -> bool {
         Some(rest) => !template.ends_with('}') || rest.starts_with('/'),
         None => false,
     }
+}
+
+/// Whether text can be a bucket's name and nothing else: it becomes part of a host name or a path. What an operator allows
+/// by name (an access point, say) need not look like this.
+fn is_bucket_name(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    // AWS's limit is 63 today and was 255 once.
+    (1..=255).contains(&text.len())
+        && text.bytes().all(plain)
+        && !text.contains("..")
+        && !text.starts_with('.')
 }
 
 fn is_dots(segment: &str) -> bool {
@@ -78,6 +92,25 @@ mod tests {
         for (name, buckets, prefix, bucket, key, refused) in [
             ("anything when nothing is set", vec![], None, "b", "k", None),
             ("an allowed bucket", vec!["a", "b"], None, "b", "k", None),
+            (
+                "an access point that is allowed",
+                vec!["arn:aws:s3:x:1:accesspoint/a"],
+                None,
+                "arn:aws:s3:x:1:accesspoint/a",
+                "k",
+                None,
+            ),
+            (
+                "an access point that is not",
+                vec![],
+                None,
+                "arn:aws:s3:x:1:accesspoint/a",
+                "k",
+                Some(BucketNotAllowed),
+            ),
+            ("a bucket that is a path", vec![], None, "b/../ledger", "k", Some(BucketNotAllowed)),
+            ("a bucket that is a host", vec![], None, "evil.example.com/", "k", Some(BucketNotAllowed)),
+            ("dots for a bucket", vec![], None, "..", "k", Some(BucketNotAllowed)),
             ("another bucket", vec!["a"], None, "b", "k", Some(BucketNotAllowed)),
             ("bucket names are not prefixes", vec!["b"], None, "bb", "k", Some(BucketNotAllowed)),
             ("its own", vec![], prefix, "b", "backups/contoso.com/anna/1.fts", None),

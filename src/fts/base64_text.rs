@@ -56,6 +56,8 @@ impl fmt::Display for Undecodable {
     }
 }
 
+impl std::error::Error for Undecodable {}
+
 /// The decoder. Memory: one input chunk's worth of text.
 #[derive(Debug, Default)]
 pub struct Decoder {
@@ -76,7 +78,7 @@ impl Decoder {
     pub fn feed(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<(), Undecodable> {
         let mut rest = input;
         while self.fault.is_none() && !rest.is_empty() {
-            let run = rest.iter().position(|&b| !is_alphabet(b)).unwrap_or(rest.len());
+            let run = alphabet_run(rest);
             self.data(&rest[..run], out);
             if self.fault.is_none()
                 && let Some(&byte) = rest.get(run)
@@ -178,8 +180,20 @@ impl Decoder {
     }
 }
 
+/// How many characters of the alphabet `text` begins with. Whole blocks first: without a branch per byte the compiler
+/// makes vector instructions of it.
+fn alphabet_run(text: &[u8]) -> usize {
+    const BLOCK: usize = 32;
+    let blocks =
+        text.chunks_exact(BLOCK).take_while(|block| block.iter().fold(true, |all, &b| all & is_alphabet(b)));
+    let run = blocks.count() * BLOCK;
+    run + text[run..].iter().take_while(|&&b| is_alphabet(b)).count()
+}
+
+#[expect(clippy::needless_bitwise_bool, reason = "a branch per byte costs half the speed")]
 const fn is_alphabet(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || byte == b'+' || byte == b'/'
+    let lower = byte | 0x20;
+    (lower.wrapping_sub(b'a') < 26) | (byte.wrapping_sub(b'0') < 10) | (byte == b'+') | (byte == b'/')
 }
 
 #[cfg(test)]
@@ -222,6 +236,12 @@ mod tests {
             let got = decode([text.as_bytes()]).map_err(|u| (u.fault, u.at));
             assert_eq!(got, expected.map(|text| text.as_bytes().to_vec()), "{text:?}");
         }
+    }
+
+    #[test]
+    fn the_alphabet_is_the_standard_one() {
+        let standard = base64::alphabet::STANDARD.as_str().as_bytes();
+        assert!((0..=u8::MAX).all(|byte| is_alphabet(byte) == standard.contains(&byte)));
     }
 
     #[test]
