@@ -1,3 +1,5 @@
 //! Behaviour, as scripts against real servers and the sandbox's strict models.
 
 mod house;
+mod restore;
+mod support;

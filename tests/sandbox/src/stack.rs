@@ -84,7 +84,14 @@ impl Stack {
     /// The variables that lead a worker here. Times are short, so that a test sees what takes minutes elsewhere.
     #[must_use]
     pub fn variables(&self) -> BTreeMap<String, String> {
-        let import_host = self.exchange.import_url().trim_start_matches("https://").split('/').next().unwrap_or_default().to_owned();
+        let import_host = self
+            .exchange
+            .import_url()
+            .trim_start_matches("https://")
+            .split('/')
+            .next()
+            .unwrap_or_default()
+            .to_owned();
         let ca = self.dir.path().join("ca.pem").display().to_string();
         let mut variables = self.s3.credentials();
         for (name, value) in [
