@@ -1,1 +1,3 @@
-//! x
+//! Everything the worker talks to, on one machine, without accounts.
+
+pub mod exchange;
