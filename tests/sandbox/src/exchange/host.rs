@@ -160,8 +160,7 @@ impl Front {
             }
             Reply::Half(answer) => {
                 let part = answer.body.slice(..answer.body.len() / 2);
-                let body =
-                    ReplyBody::Half { whole: answer.body.len() as u64, part: Some(part), flushed: false };
+                let body = ReplyBody::Half { whole: answer.body.len() as u64, part: Some(part) };
                 (answer, body)
             }
             Reply::Huge(answer, bytes) => (answer, ReplyBody::Huge { left: bytes }),
