@@ -1,3 +1,12 @@
-//! Everything the worker talks to, on one machine, without accounts.
+//! Everything the worker talks to, on one machine, without accounts: a private RabbitMQ, S3 in process and
+//! as somebody else wrote it, a strict model of Exchange, and items to put through them.
 
+pub mod emitter;
 pub mod exchange;
+pub mod fts;
+pub mod rabbitmq;
+pub mod s3;
+pub mod stack;
+pub mod supervised;
+pub mod wait;
+pub mod worker;

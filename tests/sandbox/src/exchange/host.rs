@@ -67,6 +67,14 @@ impl Front {
                 }
             }
             Part::Graph => {
+                // The OData service document: what a client asks for to see whether Graph is there at all.
+                if request.method() == Method::GET && matches!(path, "/v1.0" | "/beta") {
+                    return Answer::json(
+                        200,
+                        &serde_json::json!({"@odata.context": "$metadata", "value": []}),
+                    )
+                    .into();
+                }
                 if let Some(route) = graph::Route::parse(request.method(), path) {
                     seen.operation = route.operation();
                     seen.mailbox = Some(route.mailbox.clone());
