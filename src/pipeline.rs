@@ -175,10 +175,12 @@ impl Pipeline {
         settlement: &Settlement,
     ) -> Next {
         tracing::warn!(job_id = %course.job.id, %error, "imported, but the ledger does not take it; it will be told again");
-        course.journey.imported = Some(success.imported.clone());
-        let told = self.tell(course, succeeded(success), settlement).await;
-        if !matches!(told, Next::Ack) {
-            return told;
+        // Told once now, and once more when it is recorded; not at every try between.
+        if course.journey.imported.replace(success.imported.clone()).is_none() {
+            let told = self.tell(course, succeeded(success), settlement).await;
+            if !matches!(told, Next::Ack) {
+                return told;
+            }
         }
         self.wait(course, self.hold.min(Duration::from_secs(5)), "claim", false, settlement).await.into()
     }

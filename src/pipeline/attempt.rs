@@ -73,7 +73,7 @@ impl Pipeline {
             return Err(if long { End::Trouble(what) } else { End::TenantPaused { after } });
         }
         let patience = course.patience().saturating_sub(self.exchange.send_timeout(course.likely_length()));
-        let waiting = self.waiting(course, "paused");
+        let waiting = self.waiting("paused");
         let passed = tokio::select! {
             passed = self.neighbours.pass(patience) => passed,
             () = self.not_to_begin() => return Err(End::NotBegun),
@@ -223,6 +223,10 @@ impl Pipeline {
         let conflict_of_our_own = earlier && failure.error.reason == Reason::ChangeKeyConflict;
         if failure.error.fault == Fault::InDoubt || conflict_of_our_own {
             return self.in_doubt(course, failure.error).await;
+        }
+        if failure.error.fault == Fault::Job {
+            // A refusal is an answer: Exchange works.
+            self.neighbours.good(Dependency::Exchange, &course.job.id);
         }
         self.heard(course, failure.error)
     }

@@ -16,7 +16,7 @@ use super::{
     report::Patience,
 };
 use crate::{
-    broker::{Settlement, Tier},
+    broker::{Settlement, Source, Tier},
     domain::{Journey, UnixMillis},
 };
 
@@ -48,11 +48,14 @@ impl Pipeline {
             course.journey.parked = course.journey.parked.saturating_add(after);
         }
         course.journey.not_before = Some(until);
+        if course.source == Source::GivenUp {
+            return self.wait_for_the_given_up(course, after, why, settlement).await;
+        }
         let sending = self.exchange.send_timeout(course.likely_length());
         if after > self.hold || after + sending > course.patience() {
             return self.park(course, after, why, settlement).await;
         }
-        let waiting = self.waiting(course, why);
+        let waiting = self.waiting(why);
         let waited = tokio::select! {
             () = sleep(after) => if settlement.is_void() { Waited::Void } else { Waited::Here },
             // What it has learnt by now must not be lost with the delivery: it goes on as a copy.
@@ -60,6 +63,24 @@ impl Pipeline {
         };
         drop(waiting);
         waited
+    }
+
+    /// What the broker gave up must not become work again: it waits here, and goes back to its own queue.
+    async fn wait_for_the_given_up(
+        &self,
+        course: &Course,
+        after: Duration,
+        why: &'static str,
+        settlement: &Settlement,
+    ) -> Waited {
+        let waiting = self.waiting(why);
+        let long = after > course.patience();
+        let waited = tokio::select! {
+            () = sleep(after.min(course.patience())) => if long { Waited::NoMore } else { Waited::Here },
+            () = self.not_to_begin() => Waited::NoMore,
+        };
+        drop(waiting);
+        if settlement.is_void() { Waited::Void } else { waited }
     }
 
     /// Publishes a copy to the tier that fits, for as long as that takes.
@@ -70,7 +91,7 @@ impl Pipeline {
         why: &'static str,
         settlement: &Settlement,
     ) -> Waited {
-        let waiting = self.waiting(course, why);
+        let waiting = self.waiting(why);
         let journey: Journey = course.journey.clone();
         let mut patience = Patience::new();
         let parked = loop {
@@ -98,7 +119,7 @@ impl Pipeline {
     }
 
     /// Counts a job as waiting for as long as the value lives.
-    pub(super) fn waiting(&self, _course: &Course, why: &'static str) -> Waiting {
+    pub(super) fn waiting(&self, why: &'static str) -> Waiting {
         let gauge = self.metrics.jobs_waiting.with_label_values(&[why]);
         gauge.inc();
         Waiting(gauge)
