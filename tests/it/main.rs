@@ -1,6 +1,7 @@
 //! Behaviour, as scripts against real servers and the sandbox's strict models.
 
 mod check;
+mod exchange;
 mod house;
 mod restore;
 mod support;
