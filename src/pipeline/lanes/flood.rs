@@ -5,12 +5,13 @@
 //! rest lets everybody else's jobs through. When it is nearly full, a job that cannot go within seconds is sent away too,
 //! so that mailboxes that are all paused cannot close the queue to the one that is not.
 //!
-//! Who is sent away sleeps for half the time that its lane's known jobs need at least, waiting and sleeping ones alike. So
-//! jobs wake twice as fast as the lane can take them and it never runs dry; each job bounces about twice on the average,
-//! and at most as often as the backlog's time can be halved.
+//! Who is sent away is told its turn: when all that is known to be ahead of it in its lane will have gone at the best. It
+//! carries its turn with it, sleeps for half the time until then, and for half of the rest each time it comes back to a
+//! full row. So a lane never runs dry while its jobs sleep, jobs come back about in order whatever wait tiers there are, and
+//! a job bounces about as often as the backlog's time can be halved, whoever owns the mailbox by then.
 
 use super::{
-    core::{Entry, Rules},
+    core::{Entry, Parked, Rules},
     lane::{Lane, Why},
     window::Millis,
 };
@@ -59,11 +60,11 @@ impl Outlook {
         Self { closed, why, at_once: closed == 0 && lane.waiting() == 0 && lane.has_place(now, rules) }
     }
 
-    /// How long the job should sleep, in milliseconds.
+    /// When the job's turn will be, and how long it should sleep: half of that.
     #[must_use]
-    pub fn sleep<T>(&self, lane: &Lane<T>, now: Millis, rules: &Rules) -> u64 {
-        let needed = lane.backlog_time(now, rules).max(self.closed);
-        (needed / 2).clamp(SHORTEST, LONGEST)
+    pub fn park<T>(&self, lane: &mut Lane<T>, entry: &Entry<'_>, now: Millis, rules: &Rules) -> Parked {
+        let turn = lane.turn(entry.request_bytes, entry.turn, now, rules).max(self.closed);
+        Parked { after: (turn / 2).clamp(SHORTEST, LONGEST), turn, why: self.why }
     }
 }
 
@@ -79,6 +80,6 @@ pub fn is_beyond<T>(lane: &Lane<T>, entry: &Entry<'_>, queue: Queue, outlook: &O
     let newcomer = u64::from(lane.at_work == 0 && lane.waiting() == 0);
     let part = usable / (queue.active + newcomer).max(1);
     // Those that have slept go before newcomers, else a lane that is always flooded would let them sleep for ever.
-    let part = if lane.parked.jobs > 0 && !entry.parked { part / 2 } else { part };
+    let part = if lane.parked.jobs > 0 && entry.turn.is_none() { part / 2 } else { part };
     mine >= part.max(FLOOR) || (nearly_full && outlook.closed > SOON)
 }
