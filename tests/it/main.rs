@@ -1,7 +1,9 @@
 //! Behaviour, as scripts against real servers and the sandbox's strict models.
 
+mod blobs;
 mod check;
 mod exchange;
 mod house;
 mod restore;
+mod seaweedfs;
 mod support;
