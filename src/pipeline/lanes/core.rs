@@ -130,7 +130,7 @@ pub struct Core<T> {
     tenant_names: HashMap<Arc<str>, u32>,
     turns: Turns,
     alarms: BTreeSet<(Millis, Alarm)>,
-    queues: HashMap<u16, Queue>,
+    pub(super) queues: HashMap<u16, Queue>,
     arrivals: BTreeMap<u64, Millis>,
     last_seq: u64,
     pub(super) places: Ration,

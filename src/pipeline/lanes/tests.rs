@@ -122,11 +122,13 @@ async fn who_may_not_wait_enters_at_once_or_is_sent_to_sleep() {
     let entry = Entry { may_hold: false, ..Entry::new(&tenant, &mailbox, 900) };
     drop(lanes.enter(entry).await.expect("there is room"));
     let Refused::Park { after, why, .. } = lanes.enter(entry).await.expect_err("there is no room");
-    assert_eq!((after.as_secs(), why), (150, Why::Quota));
+    // Seven eighths of the window: its own quota alone decides.
+    assert_eq!((after.as_secs(), why), (262, Why::Quota));
     lanes.hear(&tenant, &mailbox, throttled(ThrottleScope::Mailbox, 3_600));
     let Refused::Park { after, why, .. } = lanes.enter(entry).await.expect_err("it is paused");
-    // Half of the pause, and of what the job that was sent away before needs.
-    assert_eq!((after.as_secs(), why), (2_070, Why::Throttled));
+    // Half of the pause and of what the job that was sent away before needs, since the share may recover.
+    assert!((1_800..2_100).contains(&after.as_secs()), "{after:?}");
+    assert_eq!(why, Why::Throttled);
     assert_eq!(lanes.shared.metrics.lanes.with_label_values(&["paused"]).get(), 1);
 }
 
