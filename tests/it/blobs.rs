@@ -11,6 +11,8 @@ use restore_sandbox::{
 };
 use serde_json::{Value, json};
 
+use restore_worker::domain::hex::hex;
+
 use crate::support::{binary, stack};
 
 fn compressed(format: &str, bytes: &[u8]) -> Result<Vec<u8>> {
@@ -62,7 +64,7 @@ async fn every_stored_form_becomes_the_same_item() -> Result<()> {
     for (size, total) in [("small", 50_000), ("large", 3_000_000)] {
         let item = ItemSpec::mail(total as u64, total);
         let bytes = item.to_bytes();
-        let sha256: String = item.sha256().iter().map(|b| format!("{b:02x}")).collect();
+        let sha256 = hex(&item.sha256());
         let old = put(&stack, &format!("{size}/versioned"), bytes.to_vec());
         put(&stack, &format!("{size}/versioned"), b"a later version that is no item".to_vec());
         let packed = [b"before".as_slice(), &bytes, b"behind"].concat();

