@@ -4,6 +4,7 @@ mod blobs;
 mod check;
 mod exchange;
 mod house;
+mod lanes;
 mod restore;
 mod seaweedfs;
 mod support;
