@@ -2,6 +2,7 @@
 
 mod blobs;
 mod check;
+mod dependencies;
 mod exchange;
 mod house;
 mod lanes;
