@@ -33,3 +33,6 @@ doc:                 ## the documentation of the code
 
 bench-lanes:         ## hours of pacing in seconds, on a virtual clock
 	$(CARGO) bench --bench lanes
+
+test-brokers:        ## the delivery tests on RabbitMQ 3.10, 4.0 and 4.3 (root, debootstrap)
+	tests/brokers.sh
