@@ -168,7 +168,8 @@ impl Front {
             }
             Reply::Half(answer) => {
                 let part = answer.body.slice(..answer.body.len() / 2);
-                let body = ReplyBody::Half { whole: answer.body.len() as u64, part: Some(part) };
+                let body =
+                    ReplyBody::Half { whole: answer.body.len() as u64, part: Some(part), flushed: false };
                 (answer, body)
             }
             Reply::Huge(answer, bytes) => (answer, ReplyBody::Huge { left: bytes }),
