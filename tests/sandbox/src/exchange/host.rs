@@ -178,6 +178,10 @@ impl Front {
                 line.sever(cut);
                 return Err(Severed);
             }
+            Reply::Gone => {
+                self.shared.count(seen);
+                return Err(Severed);
+            }
             Reply::Silence => {
                 self.shared.count(seen);
                 return std::future::pending().await;

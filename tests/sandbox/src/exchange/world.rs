@@ -183,6 +183,7 @@ impl Shared {
             .enter(limits, body, now);
         let now_ms = world.now_ms();
         drop(world);
+        self.tell_change();
         match entered {
             Ok(()) => Ok(Place { shared: Arc::clone(self), key, missing: body }),
             Err(refusal) => Err(self.too_many(refusal, now_ms)),

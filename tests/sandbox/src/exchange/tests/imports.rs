@@ -287,6 +287,27 @@ async fn a_body_cut_by_the_client_stores_nothing() -> Result<()> {
 }
 
 #[tokio::test]
+async fn an_upload_given_up_on_http2_leaves_the_others_alone() -> Result<()> {
+    let mut stage = Stage::new().await?;
+    stage.client = client(&stage.exchange)?.build()?;
+    let url = stage.session(MAILBOX).await?;
+    let gate = Gate::new();
+    let held = Effect::WaitAfter(When::Open(gate.clone()));
+    stage.exchange.add_fault(Fault::new(Operation::Import, held))?;
+    let request = tokio::spawn(stage.post(&url, &create("k")).send());
+    gate.arrived(1).await;
+    stage.exchange.add_fault(Fault::new(Operation::Import, Effect::SlowBody { bytes_per_second: 1000 }))?;
+    let slow = tokio::spawn(stage.post(&url, &create(&"x".repeat(500_000))).send());
+    stage.exchange.until(|exchange| exchange.usage(APP, MAILBOX).at_work == 2).await;
+    slow.abort();
+    stage.exchange.until(|exchange| exchange.usage(APP, MAILBOX).at_work == 1).await;
+    gate.open();
+    assert_eq!(request.await??.status(), 200);
+    assert_eq!(stage.keys(), ["k"]);
+    stage.no_violations()
+}
+
+#[tokio::test]
 async fn a_gate_holds_a_request_where_a_test_wants_it() -> Result<()> {
     let stage = Stage::new().await?;
     let url = stage.session(MAILBOX).await?;

@@ -3,8 +3,8 @@
 use super::super::{Effect, Fault, Gate, Limits, Operation, RetryAfter, When};
 use super::*;
 
-fn limits(limits: Limits) -> Options {
-    let limits = Limits { graph_counts: false, ..limits };
+fn limits(mut limits: Limits) -> Options {
+    limits.graph_counts = false;
     Options { limits, ..Options::default() }
 }
 
