@@ -93,6 +93,9 @@ async fn a_tenant_is_throttled_by_script() -> Result<()> {
     let response = stage.post(&url, &create("k")).send().await?;
     assert_eq!((response.status().as_u16(), header(&response, "retry-after")), (429, Some("7")));
     assert_eq!(stage.session_request("v1.0", OTHER).send().await?.status(), 429);
+    stage.exchange.throttle(None, "Application", None)?;
+    assert_eq!(stage.look(&format!("{MAILBOX}/folders")).await?.status(), 429);
+    stage.exchange.clear_faults();
     for fault in faults {
         stage.exchange.clear_fault(fault);
     }
