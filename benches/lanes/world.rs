@@ -49,6 +49,7 @@ enum Event {
     Wake(usize),
     Alarm(usize),
     Leave(usize),
+    Join(usize),
 }
 
 #[derive(Debug)]
@@ -119,6 +120,12 @@ impl World {
         self.at(at, Event::Leave(worker));
     }
 
+    /// A worker comes only at a moment.
+    pub(crate) fn join_at(&mut self, worker: usize, at: u64) {
+        self.workers[worker].gone = true;
+        self.at(at, Event::Join(worker));
+    }
+
     fn at(&mut self, time: u64, event: Event) {
         self.seq += 1;
         self.events.push(Reverse((time, self.seq, event)));
@@ -165,6 +172,10 @@ impl World {
                 self.pump(worker);
             }
             Event::Leave(worker) => self.workers[worker].gone = true,
+            Event::Join(worker) => {
+                self.workers[worker].gone = false;
+                self.offer();
+            }
         }
     }
 

@@ -83,11 +83,11 @@ impl Pipeline {
         passed.map_err(|_| End::NotBegun)
     }
 
-    async fn enter(&self, course: &Course) -> Result<LanePass, End> {
+    async fn enter(&self, course: &mut Course) -> Result<LanePass, End> {
         let length = course.likely_length();
         let entry = Entry {
             priority: course.message.priority(),
-            parked: course.journey.not_before.is_some(),
+            turn: course.journey.turn.map(|turn| turn.since(now())),
             ..Entry::new(&course.job.tenant, &course.job.mailbox, Exchange::request_bytes(length))
         };
         let patience = course.patience().saturating_sub(self.exchange.send_timeout(length));
@@ -98,8 +98,14 @@ impl Pipeline {
         };
         self.metrics.stage("lane").observe(began.elapsed().as_secs_f64());
         match entered {
-            Ok(Ok(pass)) => Ok(pass),
-            Ok(Err(Refused::Park { after, why })) => Err(End::NoRoom { after, why: why.as_str() }),
+            Ok(Ok(pass)) => {
+                course.journey.turn = None;
+                Ok(pass)
+            }
+            Ok(Err(Refused::Park { after, why, turn })) => {
+                course.journey.turn = Some(now().plus(turn));
+                Err(End::NoRoom { after, why: why.as_str() })
+            }
             Err(_) => Err(End::NoRoom { after: COME_BACK, why: "quota" }),
         }
     }

@@ -20,6 +20,19 @@ use crate::{
     domain::{Journey, UnixMillis},
 };
 
+/// A wait.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wait {
+    /// How long.
+    pub(super) after: Duration,
+    /// What for: the label `why`.
+    pub(super) why: &'static str,
+    /// Whether it counts towards `max_parked`.
+    pub(super) counts: bool,
+    /// Whether it may be spent in memory.
+    pub(super) may_hold: bool,
+}
+
 /// What became of waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Waited {
@@ -34,15 +47,9 @@ pub(super) enum Waited {
 }
 
 impl Pipeline {
-    /// Waits for `after`, here or elsewhere; `counts`: towards `max_parked`.
-    pub(super) async fn wait(
-        &self,
-        course: &mut Course,
-        after: Duration,
-        why: &'static str,
-        counts: bool,
-        settlement: &Settlement,
-    ) -> Waited {
+    /// Waits, here or elsewhere.
+    pub(super) async fn wait(&self, course: &mut Course, wait: &Wait, settlement: &Settlement) -> Waited {
+        let Wait { after, why, counts, may_hold } = *wait;
         let until = now().plus(after);
         if counts {
             course.journey.parked = course.journey.parked.saturating_add(after);
@@ -52,7 +59,7 @@ impl Pipeline {
             return self.wait_for_the_given_up(course, after, why, settlement).await;
         }
         let sending = self.exchange.send_timeout(course.likely_length());
-        if after > self.hold || after + sending > course.patience() {
+        if !may_hold || after > self.hold || after + sending > course.patience() {
             return self.park(course, after, why, settlement).await;
         }
         let waiting = self.waiting(why);

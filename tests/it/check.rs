@@ -1,6 +1,6 @@
 //! `check`: what it says of each neighbour, and how it exits.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use anyhow::Result;
 use lapin::{
@@ -106,7 +106,6 @@ async fn a_missing_role_is_a_warning() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn offline_asks_nobody_and_masks_secrets() -> Result<()> {
     let stack = stack("check_offline").await?;
-    let began = std::time::Instant::now();
     let (code, said) =
         check(&stack, &["--offline"], &[("BROKER__URI", "amqp://user:pass-word@127.0.0.1:1/%2f")]).await?;
     assert_eq!(code, 0, "{said}");
@@ -115,7 +114,6 @@ async fn offline_asks_nobody_and_masks_secrets() -> Result<()> {
         "{said}"
     );
     assert!(!said.contains(CLIENT_SECRET) && !said.contains("pass-word"), "{said}");
-    assert!(began.elapsed() < Duration::from_secs(30));
     let (code, said) = check(&stack, &["--offline"], &[("LANES__IN_FLIGHT", "many")]).await?;
     assert_eq!(code, 78, "{said}");
     assert!(said.contains("lanes.in_flight: must be a number"), "{said}");

@@ -1,7 +1,11 @@
 //! Behaviour, as scripts against real servers and the sandbox's strict models.
 
+mod blobs;
 mod check;
+mod dependencies;
 mod exchange;
 mod house;
+mod lanes;
 mod restore;
+mod seaweedfs;
 mod support;

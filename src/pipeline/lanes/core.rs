@@ -130,7 +130,7 @@ pub struct Core<T> {
     tenant_names: HashMap<Arc<str>, u32>,
     turns: Turns,
     alarms: BTreeSet<(Millis, Alarm)>,
-    queues: HashMap<u16, Queue>,
+    pub(super) queues: HashMap<u16, Queue>,
     arrivals: BTreeMap<u64, Millis>,
     last_seq: u64,
     pub(super) places: Ration,
@@ -283,7 +283,9 @@ impl<T> Core<T> {
 
     fn succeeded(&mut self, now: Millis, tenant: &str, mailbox: &str) {
         self.refusals = 0;
-        self.places.succeeded(now, self.rules.in_flight);
+        if self.at_work >= self.places.level() {
+            self.places.succeeded(now, self.rules.in_flight);
+        }
         if let Some(id) = self.names.get(name(tenant, mailbox).as_str()).copied() {
             let lane = &mut self.lanes[id];
             lane.succeeded(now, &self.rules);
@@ -300,7 +302,7 @@ impl<T> Core<T> {
         self.alarms.insert((self.paused_until, Alarm::App));
         if !known {
             self.refusals = self.refusals.saturating_add(1);
-            self.places.refused(now, self.rules.in_flight, self.rules.bytes.every);
+            self.places.refused(now, self.rules.in_flight, 0, self.rules.bytes.every);
         }
     }
 

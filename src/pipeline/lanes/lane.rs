@@ -13,6 +13,12 @@ use crate::domain::Limit;
 
 /// Into how many parts a share of the windows is counted.
 pub const SHARES: u32 = 64;
+/// What is spent of a quota, in [`SHARES`].
+fn used(window: &Window, quota: &Quota) -> u32 {
+    let shares = u128::from(window.spent()) * u128::from(SHARES) / u128::from(quota.amount);
+    u32::try_from(shares).unwrap_or(SHARES).max(1)
+}
+
 /// Seconds that a limit pauses when Exchange asks for none: what practitioners found best on the rolling window.
 const PAUSES: [u64; 4] = [15, 30, 45, 60];
 /// How often at most a lane that runs dry believes in fewer sleepers, milliseconds.
@@ -47,11 +53,13 @@ impl Why {
     }
 }
 
-/// How long until the next try, after `refusals` in a row (this one not counted). A wish for less than a second is a second.
+/// How long until the next try, after `refusals` in a row (this one not counted). What Exchange asks for counts, as long as
+/// it turns out to be enough: refused again, our own schedule is the least. Less than a second is a second.
 #[must_use]
 pub fn pause(refusals: u8, retry_after: Option<u64>) -> u64 {
-    let own = PAUSES[usize::from(refusals).min(PAUSES.len() - 1)] * 1_000;
-    retry_after.map_or(own, |asked| asked.max(1_000))
+    let own = |refusals: u8| PAUSES[usize::from(refusals).min(PAUSES.len() - 1)] * 1_000;
+    let least = refusals.checked_sub(1).map_or(1_000, own);
+    retry_after.map_or(own(refusals), |asked| asked.max(least))
 }
 
 /// The order within a lane: the higher priority first, then the earlier.
@@ -385,8 +393,12 @@ impl<T> Lane<T> {
     /// A request has succeeded.
     pub fn succeeded(&mut self, now: Millis, rules: &Rules) {
         self.refusals = 0;
-        self.concurrency.succeeded(now, rules.per_mailbox);
-        self.share.succeeded(now, SHARES);
+        let Some(next) = self.next() else { return };
+        if self.fits_at(next.bytes, now, rules).is_none_or(|at| at > now) {
+            self.share.succeeded(now, SHARES);
+        } else if !self.has_place(now, rules) {
+            self.concurrency.succeeded(now, rules.per_mailbox);
+        }
     }
 
     /// Exchange has refused. Answers to requests that were at work when the lane was paused tell nothing new.
@@ -400,9 +412,11 @@ impl<T> Lane<T> {
         }
         self.refusals = self.refusals.saturating_add(1);
         let period = rules.bytes.every;
-        self.concurrency.refused(now, rules.per_mailbox, period);
+        self.concurrency.refused(now, rules.per_mailbox, 0, period);
         match limit {
-            Limit::IncomingBytes | Limit::Requests | Limit::Other => self.share.refused(now, SHARES, period),
+            Limit::IncomingBytes => self.share.refused(now, SHARES, used(&self.bytes, &rules.bytes), period),
+            Limit::Requests => self.share.refused(now, SHARES, used(&self.requests, &rules.requests), period),
+            Limit::Other => self.share.refused(now, SHARES, 0, period),
             // Neither says that a window was exceeded.
             Limit::MailboxConcurrency | Limit::ServerBusy => {}
         }
@@ -450,6 +464,13 @@ impl<T> Lane<T> {
         self.paused_until.since(now).saturating_add(quotas.max(self.by_places(load, now, rules)))
     }
 
+    /// Whether the whole quota, and nothing that may change, sets the pace.
+    #[must_use]
+    pub fn is_bound_by_quota(&self, now: Millis, rules: &Rules) -> bool {
+        let load = self.load().plus(self.parked);
+        self.share.is_whole(SHARES) && self.by_quota(load, rules) >= self.by_places(load, now, rules)
+    }
+
     /// The time that so many jobs take in a long row.
     fn pace(&self, load: Load, now: Millis, rules: &Rules) -> u64 {
         self.by_quota(load, rules).max(self.by_places(load, now, rules))
@@ -494,6 +515,7 @@ mod tests {
         let own: Vec<_> = (0..6).map(|n| pause(n, None) / 1_000).collect();
         assert_eq!(own, [15, 30, 45, 60, 60, 60]);
         assert_eq!(pause(0, Some(3_600_000)), 3_600_000);
-        assert_eq!(pause(3, Some(0)), 1_000);
+        let asked: Vec<_> = (0..6).map(|n| pause(n, Some(0)) / 1_000).collect();
+        assert_eq!(asked, [1, 15, 30, 45, 60, 60]);
     }
 }

@@ -72,6 +72,7 @@ impl From<Delivery> for Message {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "a header of any other type is left to `properties`")]
 fn plain(value: &AMQPValue) -> Option<String> {
     match value {
         AMQPValue::LongString(text) => Some(text.to_string()),
@@ -127,7 +128,9 @@ impl Emitter {
             self.channel.basic_publish("".into(), queue.into(), options, body, properties).await?.await?;
         match confirm {
             Confirmation::Ack(None) => Ok(()),
-            other => bail!("the broker did not take the message: {other:?}"),
+            other @ (Confirmation::Ack(Some(_)) | Confirmation::Nack(_) | Confirmation::NotRequested) => {
+                bail!("the broker did not take the message: {other:?}")
+            }
         }
     }
 

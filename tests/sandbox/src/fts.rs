@@ -198,7 +198,7 @@ impl Buffers {
             buffer.put_u8(if n % 2 == 1 {
                 0
             } else {
-                b'a' + (word[(n / 2) % 8] ^ (n / 1_024 % 256) as u8) % 26
+                b'a' + (word[(n / 2) % 8] ^ (n / 1_024).to_le_bytes()[0]) % 26
             });
         }
     }
@@ -240,7 +240,9 @@ impl Writer {
         let mut bytes = Self::tag(id << 16 | 0x84B0);
         let units: Vec<u16> = text.encode_utf16().chain([0]).collect();
         bytes.put_u32_le(u32::try_from(units.len() * 2).unwrap_or(0));
-        units.iter().for_each(|unit| bytes.put_u16_le(*unit));
+        for unit in units {
+            bytes.put_u16_le(unit);
+        }
         self.atom(bytes);
     }
 
@@ -258,7 +260,7 @@ impl Writer {
         self.0.push(Piece::Filler(size));
     }
 
-    /// A named property (PSETID_Common, Private) and a multi-valued one (Keywords).
+    /// A named property (`PSETID_Common`, Private) and a multi-valued one (Keywords).
     fn named(&mut self) {
         let mut bytes = Self::tag(0x8001_000B);
         bytes.put_slice(&[0x08, 0x20, 0x06, 0, 0, 0, 0, 0, 0xc0, 0, 0, 0, 0, 0, 0, 0x46, 0]);

@@ -135,14 +135,8 @@ fn with_vhost(uri: &str, vhost: &str) -> String {
 /// Escapes what may not stand in one segment of a path.
 fn escaped(segment: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    segment.bytes().fold(String::new(), |mut text, byte| {
-        if plain(byte) {
-            text.push(char::from(byte))
-        } else {
-            text.push_str(&format!("%{byte:02X}"))
-        }
-        text
-    })
+    let escape = |byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    segment.bytes().map(escape).collect::<Vec<_>>().concat()
 }
 
 /// The last lines of a text.

@@ -72,7 +72,7 @@ impl Stack {
         exchange.grant(TENANT, CLIENT_ID, &ALL_ROLES);
         let dir = tempfile::tempdir()?;
         std::fs::write(dir.path().join("ca.pem"), exchange.ca_pem().context("an authority of its own")?)?;
-        Ok(Self { uri, s3, exchange, dir, workers: Default::default() })
+        Ok(Self { uri, s3, exchange, dir, workers: std::sync::atomic::AtomicUsize::default() })
     }
 
     /// A directory that lives as long as the stack.

@@ -43,9 +43,9 @@ fn install_if_missing() -> Result<()> {
     eprintln!(
         "restore-sandbox: installing the distribution's rabbitmq-server with apt-get (no service is started)"
     );
-    let _policy = ServicePolicy::put_in_place(&root, Path::new(POLICY))?;
-    let installed = apt_install(&root)
-        .or_else(|_| root.run(["apt-get", "-q", "update"]).and_then(|()| apt_install(&root)));
+    let _policy = ServicePolicy::put_in_place(root, Path::new(POLICY))?;
+    let installed =
+        apt_install(root).or_else(|_| root.run(["apt-get", "-q", "update"]).and_then(|()| apt_install(root)));
     installed.with_context(|| advice("apt-get failed"))?;
     if !is_installed() {
         bail!("{}", advice("apt-get succeeded, but it is not where Debian has it"));
@@ -60,7 +60,7 @@ fn advice(why: &str) -> String {
     )
 }
 
-fn apt_install(root: &Root) -> Result<()> {
+fn apt_install(root: Root) -> Result<()> {
     let options = ["apt-get", "-q", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"];
     root.run(options.into_iter().chain(["install", "rabbitmq-server"]))
 }
@@ -106,7 +106,7 @@ struct ServicePolicy {
 }
 
 impl ServicePolicy {
-    fn put_in_place(root: &Root, path: &Path) -> Result<Self> {
+    fn put_in_place(root: Root, path: &Path) -> Result<Self> {
         if path.exists() {
             return Ok(Self { own: None });
         }
@@ -115,7 +115,7 @@ impl ServicePolicy {
         fs::set_permissions(draft.path(), fs::Permissions::from_mode(0o755))?;
         let (from, to) = (text(draft.path())?, text(path)?);
         root.run(["install", "-m", "755", from, to])?;
-        Ok(Self { own: Some((*root, path.to_owned())) })
+        Ok(Self { own: Some((root, path.to_owned())) })
     }
 }
 
@@ -148,7 +148,7 @@ mod tests {
     fn an_own_service_policy_is_taken_back() -> Result<()> {
         let dir = tempfile::tempdir()?;
         let path = dir.path().join("policy-rc.d");
-        let policy = ServicePolicy::put_in_place(&Root::Already, &path)?;
+        let policy = ServicePolicy::put_in_place(Root::Already, &path)?;
         assert_eq!(Command::new(&path).status()?.code(), Some(101));
         drop(policy);
         assert!(!path.exists());
@@ -160,7 +160,7 @@ mod tests {
         let dir = tempfile::tempdir()?;
         let path = dir.path().join("policy-rc.d");
         fs::write(&path, "#!/bin/sh\nexit 0\n")?;
-        drop(ServicePolicy::put_in_place(&Root::Already, &path)?);
+        drop(ServicePolicy::put_in_place(Root::Already, &path)?);
         assert!(path.exists());
         Ok(())
     }

@@ -54,7 +54,7 @@ impl RabbitMq {
         loop {
             match Self::start_once(options.clone()).await {
                 Err(error) if attempt < ATTEMPTS && format!("{error:#}").contains("eaddrinuse") => {
-                    attempt += 1
+                    attempt += 1;
                 }
                 outcome => return outcome,
             }
@@ -233,7 +233,7 @@ impl RabbitMq {
             fs::create_dir(self.path(dir))?;
         }
         let cookie = self.path("home/.erlang.cookie");
-        let letters = std::iter::repeat_with(|| fastrand::alphanumeric()).take(32);
+        let letters = std::iter::repeat_with(fastrand::alphanumeric).take(32);
         fs::write(&cookie, letters.collect::<String>())?;
         fs::set_permissions(&cookie, fs::Permissions::from_mode(0o400))?;
         let plugins = if self.options.management { "[rabbitmq_management]." } else { "[]." };

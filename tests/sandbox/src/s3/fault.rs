@@ -124,6 +124,7 @@ impl Faults {
     }
 
     /// Adds a trouble; the first that fits a request fires.
+    #[expect(clippy::must_use_candidate, reason = "what changes the script also tells how to take it back")]
     pub fn add(&self, fault: Fault) -> FaultId {
         let mut script = self.lock();
         script.next += 1;
