@@ -120,6 +120,7 @@ impl Names {
             || queue == self.given_up()
             || queue.starts_with(&format!("{}.wait.", self.jobs))
             || queue.starts_with(&format!("{}.shards.", self.prefix))
+            || queue.starts_with(&format!("{}.echo.", self.prefix))
     }
 }
 

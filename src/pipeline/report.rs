@@ -115,7 +115,10 @@ impl Pipeline {
         job_id: &str,
         settlement: &Settlement,
     ) -> Told {
-        let own = message.reply_to().filter(|_| self.broker.results().honour_reply_to);
+        // Never into one of the fleet's own queues: a job that asks for that is malformed, and its event goes elsewhere.
+        let usable =
+            |queue: &&str| self.broker.results().honour_reply_to && !self.broker.names().is_own(queue);
+        let own = message.reply_to().filter(usable);
         if let Some(queue) = own {
             let to = EventAddress::ReplyTo(queue);
             let told = self.until_confirmed(to, rendered, message, job_id, None, settlement).await;
