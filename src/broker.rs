@@ -141,6 +141,8 @@ struct State {
     deaf: AtomicBool,
     /// Kept until [`Broker::close`], since acks go over it while the worker drains.
     connection: Mutex<Option<Arc<Connection>>>,
+    /// Channels whose consumers were cancelled: dropping one closes it and gives back what is still being worked on.
+    cancelled: Mutex<Vec<lapin::Channel>>,
 }
 
 impl Broker {

@@ -284,7 +284,7 @@ impl Pipeline {
             mode = course.job.mode.as_str(),
             status = event.outcome.status(),
             reason = failure.map(|f| f.reason.as_str()),
-            message = failure.map(|f| f.message.as_str()),
+            error = failure.map(|f| f.message.as_str()),
             mailbox = self.log.show(course.job.mailbox.as_str()),
             folder = self.log.show(course.job.folder.as_str()),
             bucket = course.job.blob.bucket,
