@@ -110,6 +110,12 @@ impl Names {
         format!("{}.shards.{count}.{n}", self.prefix)
     }
 
+    /// A consuming channel's own queue, by which it proves that it still hears.
+    #[must_use]
+    pub fn echo(&self, id: &str) -> String {
+        format!("{}.echo.{id}", self.prefix)
+    }
+
     /// Whether a queue is one of the fleet's own (a job must not have its events sent there).
     #[must_use]
     pub fn is_own(&self, queue: &str) -> bool {
@@ -118,6 +124,7 @@ impl Names {
             || queue == self.given_up()
             || queue.starts_with(&format!("{}.wait.", self.jobs))
             || queue.starts_with(&format!("{}.shards.", self.prefix))
+            || queue.starts_with(&format!("{}.echo.", self.prefix))
     }
 }
 
@@ -134,6 +141,7 @@ mod tests {
             "restore.dead-letters",
             "restore.given-up",
             "restore.shards.64.3",
+            &names.echo("1"),
         ] {
             assert!(names.is_own(own), "{own}");
         }
