@@ -218,7 +218,7 @@ fn spend(
     if ledger || !situation.works_for_others {
         return Verdict::Park { after, why: "retry", counts: false };
     }
-    if situation.attempt + 1 < policy.attempts {
+    if situation.attempt.saturating_add(1) < policy.attempts {
         return Verdict::Retry { after };
     }
     let mut failure = Failure::from(error);

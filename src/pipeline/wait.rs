@@ -49,7 +49,7 @@ impl Pipeline {
         }
         course.journey.not_before = Some(until);
         let sending = self.exchange.send_timeout(course.likely_length());
-        if after > self.hold || after + sending > course.patience() {
+        if after > self.hold || after.saturating_add(sending) > course.patience() {
             return self.park(course, after, why, settlement).await;
         }
         let waiting = self.waiting(course, why);
