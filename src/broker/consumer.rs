@@ -394,7 +394,7 @@ impl Echo {
         publisher: Publisher,
     ) -> Result<Self, Lost> {
         let channel = connection.create_channel().await?;
-        let queue = format!("{}.echo.{}", settings.names.exchange(), uuid::Uuid::new_v4());
+        let queue = settings.names.echo(&uuid::Uuid::new_v4().to_string());
         let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
         channel.queue_declare(cut(&queue), options, FieldTable::default()).await?;
         let exchange = cut(settings.names.exchange());

@@ -112,6 +112,12 @@ impl Names {
         format!("{}.shards.{count}.{n}", self.prefix)
     }
 
+    /// A consuming channel's own queue, by which it proves that it still hears.
+    #[must_use]
+    pub fn echo(&self, id: &str) -> String {
+        format!("{}.echo.{id}", self.prefix)
+    }
+
     /// Whether a queue is one of the fleet's own (a job must not have its events sent there).
     #[must_use]
     pub fn is_own(&self, queue: &str) -> bool {
@@ -137,6 +143,7 @@ mod tests {
             "restore.dead-letters",
             "restore.given-up",
             "restore.shards.64.3",
+            &names.echo("1"),
         ] {
             assert!(names.is_own(own), "{own}");
         }

@@ -217,7 +217,7 @@ fn spend(
     if ledger || !situation.works_for_others {
         return park(after, "retry");
     }
-    if situation.attempt + 1 < policy.attempts {
+    if situation.attempt.saturating_add(1) < policy.attempts {
         return Verdict::Retry { after };
     }
     let mut failure = Failure::from(error);

@@ -115,10 +115,7 @@ impl Pipeline {
         job_id: &str,
         settlement: &Settlement,
     ) -> Told {
-        // Never into one of the fleet's own queues: a job that asks for that is malformed, and its event goes elsewhere.
-        let usable =
-            |queue: &&str| self.broker.results().honour_reply_to && !self.broker.names().is_own(queue);
-        let own = message.reply_to().filter(usable);
+        let own = self.reply_queue(message);
         if let Some(queue) = own {
             let to = EventAddress::ReplyTo(queue);
             let told = self.until_confirmed(to, rendered, message, job_id, None, settlement).await;
@@ -140,6 +137,12 @@ impl Pipeline {
             Told::Nowhere | Told::Void | Told::NoMore => {}
         }
         told
+    }
+
+    /// The job's own reply queue, where it may be used. One of the fleet's own never is: an event would be taken for a job.
+    fn reply_queue<'a>(&self, message: &'a Message) -> Option<&'a str> {
+        let honoured = self.broker.results().honour_reply_to;
+        message.reply_to().filter(|queue| honoured && !self.broker.names().is_own(queue))
     }
 
     async fn until_confirmed(

@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result, ensure};
 use lapin::{
     BasicProperties,
-    options::QueueDeclareOptions,
     types::{AMQPValue, FieldArray, FieldTable, LongString, ShortString},
 };
 use restore_sandbox::{
     emitter::{Emitter, Message},
     exchange::ItemFacts,
     fts::{Broken, ItemSpec, broken},
+    s3,
     stack::{BLOBS, CLIENT_ID, FOLDER, RECORDS, Stack, TENANT, create_job, update_job},
     worker::Worker,
 };
@@ -137,7 +137,7 @@ async fn nothing_is_left(emitter: &Emitter) -> Result<()> {
     Ok(())
 }
 
-/// The contract's allow-list; headers that the broker itself writes at delivery apart.
+/// The contract's allow-list, and the count that a quorum queue itself adds to what it delivers.
 fn only_what_is_allowed(letter: &Message) -> Result<()> {
     let properties = &letter.properties;
     ensure!(properties.user_id().is_none() && properties.expiration().is_none(), "{properties:?}");
@@ -146,9 +146,7 @@ fn only_what_is_allowed(letter: &Message) -> Result<()> {
         let name = name.as_str();
         let allowed = name.starts_with("restore-")
             || name.starts_with("cloudEvents")
-            || matches!(name, "traceparent" | "tracestate")
-            // The queue's own count, added when it delivers.
-            || name == "x-delivery-count";
+            || matches!(name, "traceparent" | "tracestate" | "x-delivery-count");
         ensure!(allowed, "{name} is not on the list");
     }
     Ok(())
@@ -388,7 +386,7 @@ async fn hostile_properties_go_no_further() -> Result<()> {
 
 async fn queue(emitter: &Emitter, name: &str) -> Result<String> {
     let channel = emitter.channel().await?;
-    channel.queue_declare(name.into(), QueueDeclareOptions::default(), FieldTable::default()).await?;
+    channel.queue_declare(name.into(), Default::default(), FieldTable::default()).await?;
     Ok(name.into())
 }
 
@@ -585,4 +583,20 @@ async fn a_job_id_with_another_payload_ends_the_message_and_not_the_job() -> Res
     assert_eq!(stack.exchange.items(&mailbox).len(), 1);
     assert!(worker.terminate().await?.success());
     nothing_is_left(&emitter).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forged_count_of_attempts_ends_only_its_own_job() -> Result<()> {
+    let stack = stack("a_forged_count_of_attempts").await?;
+    let worker = stack.worker(binary(), &[]).await?;
+    let mut emitter = stack.emitter().await?;
+    let mailbox = stack.mailbox("anna");
+    stack.store("forged.fts", &ItemSpec::mail(2, 4_000));
+    let busy = s3::Effect::Answer { status: 503, code: "SlowDown" };
+    stack.s3.faults().add(s3::Fault::new(busy).key(&format!("{BLOBS}/forged.fts")).always());
+    let forged = changed("forged", &mailbox, |job| job["blob"]["key"] = json!("forged.fts"));
+    let attempt = headers([("restore-attempt", AMQPValue::LongLongInt(i64::from(u32::MAX)))]);
+    let case = job(&forged, "attempts_exhausted").with(|p| p.with_headers(attempt));
+    end_badly(&stack, worker, &mut emitter, vec![case]).await?;
+    Ok(())
 }
