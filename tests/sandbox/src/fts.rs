@@ -93,7 +93,7 @@ impl ItemSpec {
             out.time(0x0E06, time);
         }
         out.u32(0x0E07_0003, 1);
-        out.filler(0x1000_84B0, self.body & !1);
+        out.long_text(0x1000, self.body);
         out.text(0x1035, &format!("<{}@example.com>", self.seed));
         if let Some(key) = &self.search_key {
             out.binary(0x300B_0102, key);
@@ -121,16 +121,21 @@ impl ItemSpec {
     /// Bytes that [`Self::chunks`] gives.
     #[must_use]
     pub fn size(&self) -> u64 {
-        self.chunks().map(|chunk| chunk.len() as u64).sum()
+        self.records(true).map(|chunk| chunk.len() as u64).sum()
     }
 
     /// The stream, a record at a time.
     pub fn chunks(&self) -> impl Iterator<Item = Bytes> + use<> {
+        self.records(false)
+    }
+
+    fn records(&self, counted: bool) -> impl Iterator<Item = Bytes> + use<> {
         let head = Bytes::from([&HEAD[..], &VERSION[..]].concat());
         std::iter::once(head).chain(Buffers {
             pieces: self.pieces().into_iter(),
             current: None,
             dice: fastrand::Rng::with_seed(self.seed),
+            counted,
         })
     }
 
@@ -156,7 +161,12 @@ struct Buffers {
     pieces: std::vec::IntoIter<Piece>,
     current: Option<Piece>,
     dice: fastrand::Rng,
+    /// Only the number of bytes matters.
+    counted: bool,
 }
+
+/// Bytes of filler that repeat the same letters.
+const ROW: usize = 1_024;
 
 impl Iterator for Buffers {
     type Item = Bytes;
@@ -193,13 +203,17 @@ impl Iterator for Buffers {
 impl Buffers {
     /// Letters in UTF-16, so that a body is a text; deterministic for a seed.
     fn fill(&mut self, buffer: &mut BytesMut, size: usize) {
+        if self.counted {
+            return buffer.put_bytes(0, size);
+        }
         let word = self.dice.u64(..).to_le_bytes();
-        for n in 0..size {
-            buffer.put_u8(if n % 2 == 1 {
-                0
-            } else {
-                b'a' + (word[(n / 2) % 8] ^ (n / 1_024).to_le_bytes()[0]) % 26
-            });
+        for (row, at) in (0..size).step_by(ROW).enumerate() {
+            let letters = word.map(|letter| [b'a' + (letter ^ row.to_le_bytes()[0]) % 26, 0]);
+            let letters = letters.as_flattened();
+            let end = buffer.len() + ROW.min(size - at);
+            while buffer.len() < end {
+                buffer.put_slice(&letters[..letters.len().min(end - buffer.len())]);
+            }
         }
     }
 }
@@ -244,6 +258,14 @@ impl Writer {
             bytes.put_u16_le(unit);
         }
         self.atom(bytes);
+    }
+
+    /// A generated string of `size` bytes, rounded down to whole units, its NUL among them.
+    fn long_text(&mut self, id: u32, size: usize) {
+        let size = (size & !1).max(2);
+        self.u32(id << 16 | 0x84B0, u32::try_from(size).unwrap_or(u32::MAX));
+        self.0.push(Piece::Filler(size - 2));
+        self.atom(BytesMut::from(&[0, 0][..]));
     }
 
     fn binary(&mut self, tag: u32, value: &[u8]) {
