@@ -23,14 +23,16 @@ tools:               ## what the tests need and the toolchain does not bring
 test: build tools    ## unit and integration tests; installs RabbitMQ if it is missing
 	$(CARGO) test --workspace
 
-lint:                ## formatting, lints, documentation, dependencies
+lint:                ## formatting, lints, documentation
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --workspace --quiet
-	.ci/deny
 
 doc:                 ## the documentation of the code
 	$(CARGO) doc --no-deps --workspace --open
 
 bench-lanes:         ## hours of pacing in seconds, on a virtual clock
 	$(CARGO) bench --bench lanes
+
+test-brokers:        ## the delivery tests on RabbitMQ 3.10, 4.0 and 4.3 (root, debootstrap)
+	tests/brokers.sh

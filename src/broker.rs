@@ -98,10 +98,13 @@ pub enum BrokerError {
     },
 }
 
+const MISSING: &str = "it is missing (run declares what is missing, with broker.topology: declare)";
+
 impl BrokerError {
     fn topology(kind: &'static str, name: &str, error: lapin::Error) -> Self {
         match amqp_code(&error) {
-            Some(403 | 404 | 406) => Self::Topology { kind, name: name.into(), why: error.to_string() },
+            Some(404) => Self::Topology { kind, name: name.into(), why: MISSING.into() },
+            Some(403 | 406) => Self::Topology { kind, name: name.into(), why: error.to_string() },
             Some(_) | None => error.into(),
         }
     }
@@ -138,6 +141,8 @@ struct State {
     deaf: AtomicBool,
     /// Kept until [`Broker::close`], since acks go over it while the worker drains.
     connection: Mutex<Option<Arc<Connection>>>,
+    /// Channels whose consumers were cancelled: dropping one closes it and gives back what is still being worked on.
+    cancelled: Mutex<Vec<lapin::Channel>>,
 }
 
 impl Broker {
@@ -161,6 +166,15 @@ impl Broker {
     pub async fn open(&self) -> Result<(), BrokerError> {
         let connection = self.publisher.connection().await?;
         topology::ensure(&connection, &self.settings.names, &self.settings.tiers, self.settings.declare).await
+    }
+
+    /// Looks whether the topology is as it must be, without declaring anything. Gives the number of queues.
+    ///
+    /// # Errors
+    /// [`BrokerError`]; also for a queue with other arguments.
+    pub async fn check(&self) -> Result<usize, BrokerError> {
+        let connection = self.publisher.connection().await?;
+        topology::check(&connection, &self.settings.names, &self.settings.tiers).await
     }
 
     /// What publishes.

@@ -1,5 +1,6 @@
 //! The command line: one file for each command.
 
+mod check;
 pub mod inspect;
 mod run;
 
@@ -8,6 +9,7 @@ use std::{path::PathBuf, sync::Arc};
 use clap::{Parser, Subcommand};
 
 use crate::{
+    app::StartError,
     blob_store::BlobStore,
     config::{Problems, Sources},
     metrics::Metrics,
@@ -29,6 +31,8 @@ pub struct Cli {
 enum Command {
     /// The worker: consumes jobs until it is told to end.
     Run,
+    /// Whether configuration, broker, storage, ledger, identity and Graph are as a worker needs them. Changes nothing.
+    Check(check::Args),
     /// What an FTS blob is: framing, class, subject, dates, sizes, recipients, attachments, findings.
     Inspect(inspect::Args),
 }
@@ -71,11 +75,24 @@ impl Exit {
     }
 }
 
+impl StartError {
+    /// The exit that says so.
+    const fn exit(&self) -> Exit {
+        match self {
+            Self::Configuration(_) => Exit::Configuration,
+            Self::Refused(_) => Exit::Refused,
+            Self::Unavailable(_) => Exit::Unavailable,
+            Self::Internal(_) => Exit::Internal,
+        }
+    }
+}
+
 impl Cli {
     /// Runs the command.
     pub async fn run(self) -> Exit {
         match self.command {
             Command::Run => Box::pin(run::run(self.config)).await,
+            Command::Check(args) => Box::pin(check::run(args, self.config)).await,
             Command::Inspect(args) => inspect(args, self.config).await,
         }
     }

@@ -515,10 +515,10 @@ pub fn warnings(config: &Config) -> Vec<String> {
         );
     }
     let largest = config.exchange.send_timeout(config.storage.max_blob);
-    let longest = config.retry.hold + largest * 2;
+    let longest = config.retry.hold + largest;
     if longest > Duration::from_mins(20) {
         warnings.push(format!(
-            "a delivery may be held for {} s (retry.hold + two sends of storage.max_blob at exchange.min_upload_rate); the broker's consumer time-out is 1800 s by default",
+            "a delivery may be held for {} s (retry.hold + one send of storage.max_blob at exchange.min_upload_rate); the broker's consumer time-out is 1800 s by default",
             longest.as_secs()
         ));
     }

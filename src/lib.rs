@@ -34,7 +34,7 @@
 //! - Adapters move bytes and translate errors. They do not retry, sleep between tries, or count attempts; only `pipeline`
 //!   decides. (Keeping a connection, a token or a session alive is an adapter's own life.)
 //! - Only `config` reads configuration files and the environment; only `lifecycle` spawns; only `main` chooses an exit code.
-//! - `metrics` may be fed by any room and is read by none but `admin`.
+//! - `metrics` may be fed by any room and is read by none but `admin` and `check`.
 
 pub mod admin;
 pub mod app;

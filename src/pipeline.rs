@@ -25,7 +25,7 @@ use self::{
     judge::{End, Policy, Situation, Success, Verdict, judge},
     lanes::Lanes,
     neighbours::{Neighbours, Paused},
-    wait::{Held, Waited},
+    wait::{Held, Wait, Waited},
 };
 use crate::{
     blob_store::BlobStore,
@@ -148,10 +148,12 @@ impl Pipeline {
             }
             Some(Verdict::Retry { after }) => {
                 course.journey.attempt = course.journey.attempt.saturating_add(1);
-                self.wait(course, after, "retry", false, settlement).await.into()
+                self.wait(course, &Wait { after, why: "retry", counts: false, may_hold: true }, settlement)
+                    .await
+                    .into()
             }
-            Some(Verdict::Park { after, why, counts }) => {
-                self.wait(course, after, why, counts, settlement).await.into()
+            Some(Verdict::Park { after, why, counts, may_hold }) => {
+                self.wait(course, &Wait { after, why, counts, may_hold }, settlement).await.into()
             }
             Some(Verdict::Return) => Next::GiveBack,
         }
@@ -175,12 +177,17 @@ impl Pipeline {
         settlement: &Settlement,
     ) -> Next {
         tracing::warn!(job_id = %course.job.id, %error, "imported, but the ledger does not take it; it will be told again");
-        course.journey.imported = Some(success.imported.clone());
-        let told = self.tell(course, succeeded(success), settlement).await;
-        if !matches!(told, Next::Ack) {
-            return told;
+        // Told once now, and once more when it is recorded; not at every try between.
+        if course.journey.imported.replace(success.imported.clone()).is_none() {
+            let told = self.tell(course, succeeded(success), settlement).await;
+            if !matches!(told, Next::Ack) {
+                return told;
+            }
         }
-        self.wait(course, self.hold.min(Duration::from_secs(5)), "claim", false, settlement).await.into()
+        let after = self.hold.min(Duration::from_secs(5));
+        self.wait(course, &Wait { after, why: "claim", counts: false, may_hold: true }, settlement)
+            .await
+            .into()
     }
 
     /// Record failed → event → dead letter → ack; unless the record knows better.
@@ -334,6 +341,7 @@ impl Pipeline {
             after: left.min(longest),
             why: "retry",
             counts: false,
+            may_hold: true,
         })
     }
 }

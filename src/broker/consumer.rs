@@ -240,6 +240,7 @@ impl Broker {
     /// Keeps the connection for acks, and lets the one before go.
     fn keep(&self, connection: &Arc<Connection>) {
         *self.state.connection.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(connection));
+        self.state.cancelled.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Hands deliveries on until the intent changes.
@@ -343,6 +344,7 @@ impl Hearing {
     /// Cancels, and gives back what the consumers hold. The channel stays open for the acks of what has begun.
     async fn end(self, broker: &Broker) {
         let Self { channel, jobs, given_up } = self;
+        broker.state.cancelled.lock().unwrap_or_else(PoisonError::into_inner).push(channel.clone());
         for mut consumer in [jobs, given_up] {
             let cancelled = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
             let emptied = async {

@@ -126,6 +126,7 @@ impl Message {
             attempt: small(header::ATTEMPT),
             parked: Duration::from_millis(number(header::PARKED).unwrap_or(0)),
             not_before: moment(header::NOT_BEFORE),
+            turn: moment(header::TURN),
             first_received: moment(header::FIRST_RECEIVED).filter(|t| *t <= now).unwrap_or(now),
             replay: small(header::REPLAY),
             submitted_by: self.0.user_id.clone().or_else(|| word(header::SUBMITTED_BY)),
@@ -151,7 +152,7 @@ impl Message {
     ) -> BasicProperties {
         let mut headers = self.foreign_headers();
         // A letter waits for nobody; what it has spent is shown, what it waited for is over.
-        write_journey(&mut headers, &Journey { not_before: None, ..journey.clone() });
+        write_journey(&mut headers, &Journey { not_before: None, turn: None, ..journey.clone() });
         put_text(&mut headers, header::REASON, reason.as_str());
         put_text(&mut headers, header::DETAIL, detail);
         if let Some(claim) = claim {
@@ -218,8 +219,10 @@ fn write_journey(headers: &mut FieldTable, journey: &Journey) {
     put_number(headers, header::PARKED, i64::try_from(journey.parked.as_millis()).unwrap_or(i64::MAX));
     put_number(headers, header::FIRST_RECEIVED, journey.first_received.0);
     put_number(headers, header::REPLAY, i64::from(journey.replay));
-    if let Some(moment) = journey.not_before {
-        put_number(headers, header::NOT_BEFORE, moment.0);
+    for (name, moment) in [(header::NOT_BEFORE, journey.not_before), (header::TURN, journey.turn)] {
+        if let Some(moment) = moment {
+            put_number(headers, name, moment.0);
+        }
     }
     if let Some(user) = &journey.submitted_by {
         put_text(headers, header::SUBMITTED_BY, user);
@@ -344,6 +347,7 @@ mod tests {
             attempt: 2,
             parked: Duration::from_millis(1_500),
             not_before: Some(UnixMillis(9_000)),
+            turn: Some(UnixMillis(9_500)),
             first_received: UnixMillis(7_000),
             replay: 1,
             submitted_by: Some("anna".into()),

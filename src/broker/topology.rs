@@ -106,6 +106,23 @@ pub async fn ensure(
     Ok(())
 }
 
+/// Looks at the exchange and every queue, and declares nothing: where a queue is there, an equal declaration compares its
+/// arguments.
+///
+/// # Errors
+/// When something is missing or has other arguments.
+pub async fn check(connection: &Connection, names: &Names, tiers: &[Tier]) -> Result<usize, BrokerError> {
+    ensure_exchange(connection, names.exchange(), Declare::Nothing).await?;
+    let queues = queues(names, tiers);
+    for queue in &queues {
+        for passive in [true, false] {
+            let declared = declare_queue(connection, queue, passive).await;
+            declared.map_err(|e| BrokerError::topology("queue", &queue.name, e))?;
+        }
+    }
+    Ok(queues.len())
+}
+
 async fn ensure_exchange(connection: &Connection, name: &str, declare: Declare) -> Result<(), BrokerError> {
     let passive = ExchangeDeclareOptions { passive: true, durable: true, ..Default::default() };
     let declared = |channel: Channel, options| async move {

@@ -3,12 +3,7 @@
 use std::path::PathBuf;
 
 use super::Exit;
-use crate::{
-    app::{self, StartError},
-    config::Sources,
-    lifecycle::Ending,
-    telemetry,
-};
+use crate::{app, config::Sources, lifecycle::Ending, telemetry};
 
 /// Reads the configuration, runs the worker, and says how it ended.
 #[expect(clippy::print_stderr, reason = "before logging is set up, a person reads standard error")]
@@ -31,12 +26,7 @@ pub(super) async fn run(file: Option<PathBuf>) -> Exit {
         Err(error) => {
             tracing::error!(%error, "not started");
             eprintln!("restore-worker: {error}");
-            match error {
-                StartError::Configuration(_) => Exit::Configuration,
-                StartError::Refused(_) => Exit::Refused,
-                StartError::Unavailable(_) => Exit::Unavailable,
-                StartError::Internal(_) => Exit::Internal,
-            }
+            error.exit()
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::domain::{
 pub struct Malformed {
     /// `job_malformed` or `job_version_unsupported`.
     pub reason: Reason,
-    /// What is wrong: one line, at most [`MAX_WHY`] characters.
+    /// What is wrong: one line, at most 500 characters.
     pub why: String,
     /// The job's id, if it could be read.
     pub job_id: Option<JobId>,

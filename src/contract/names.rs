@@ -18,6 +18,8 @@ pub mod header {
     pub const PARKED: &str = "restore-parked";
     /// Not before this moment (unix ms).
     pub const NOT_BEFORE: &str = "restore-not-before";
+    /// When the job's turn in its mailbox's lane comes (unix ms), so that a sleep in a wait tier does not cost its place.
+    pub const TURN: &str = "restore-turn";
     /// When a worker first received the job (unix ms).
     pub const FIRST_RECEIVED: &str = "restore-first-received";
     /// Round of replay.
@@ -118,6 +120,7 @@ impl Names {
             || queue == self.given_up()
             || queue.starts_with(&format!("{}.wait.", self.jobs))
             || queue.starts_with(&format!("{}.shards.", self.prefix))
+            || queue.starts_with(&format!("{}.echo.", self.prefix))
     }
 }
 

@@ -13,6 +13,8 @@ pub struct Journey {
     pub parked: Duration,
     /// Not to be begun before (own clock).
     pub not_before: Option<UnixMillis>,
+    /// When its turn in its lane comes (own clock), as the lane told when it was sent to sleep.
+    pub turn: Option<UnixMillis>,
     /// When a worker first received the job (own clock).
     pub first_received: UnixMillis,
     /// Round of replay.

@@ -31,6 +31,18 @@ impl Backoff {
         Ok(Self { base, max })
     }
 
+    /// The first delay, before jitter.
+    #[must_use]
+    pub const fn base(&self) -> Duration {
+        self.base
+    }
+
+    /// The longest delay.
+    #[must_use]
+    pub const fn max(&self) -> Duration {
+        self.max
+    }
+
     /// The delay before try `n + 1` (`n` tries have failed, counted from 0), for `dice` in 0..1. A server's `retry_after`
     /// wins when longer, and is never cut: whoever asks for an hour gets an hour.
     #[must_use]

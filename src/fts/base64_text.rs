@@ -74,7 +74,7 @@ impl Decoder {
     /// Decodes `input` and appends the bytes to `out`.
     ///
     /// # Errors
-    /// [`Undecodable`], as soon as [`WINDOW`] bytes behind the fault have been seen; else [`Self::finish`] tells it.
+    /// [`Undecodable`], as soon as a window of bytes behind the fault have been seen; else [`Self::finish`] tells it.
     pub fn feed(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<(), Undecodable> {
         let mut rest = input;
         while self.fault.is_none() && !rest.is_empty() {

@@ -73,7 +73,7 @@ impl Pipeline {
             return Err(if long { End::Trouble(what) } else { End::TenantPaused { after } });
         }
         let patience = course.patience().saturating_sub(self.exchange.send_timeout(course.likely_length()));
-        let waiting = self.waiting(course, "paused");
+        let waiting = self.waiting("paused");
         let passed = tokio::select! {
             passed = self.neighbours.pass(patience) => passed,
             () = self.not_to_begin() => return Err(End::NotBegun),
@@ -83,11 +83,11 @@ impl Pipeline {
         passed.map_err(|_| End::NotBegun)
     }
 
-    async fn enter(&self, course: &Course) -> Result<LanePass, End> {
+    async fn enter(&self, course: &mut Course) -> Result<LanePass, End> {
         let length = course.likely_length();
         let entry = Entry {
             priority: course.message.priority(),
-            parked: course.journey.not_before.is_some(),
+            turn: course.journey.turn.map(|turn| turn.since(now())),
             ..Entry::new(&course.job.tenant, &course.job.mailbox, Exchange::request_bytes(length))
         };
         let patience = course.patience().saturating_sub(self.exchange.send_timeout(length));
@@ -98,8 +98,14 @@ impl Pipeline {
         };
         self.metrics.stage("lane").observe(began.elapsed().as_secs_f64());
         match entered {
-            Ok(Ok(pass)) => Ok(pass),
-            Ok(Err(Refused::Park { after, why })) => Err(End::NoRoom { after, why: why.as_str() }),
+            Ok(Ok(pass)) => {
+                course.journey.turn = None;
+                Ok(pass)
+            }
+            Ok(Err(Refused::Park { after, why, turn })) => {
+                course.journey.turn = Some(now().plus(turn));
+                Err(End::NoRoom { after, why: why.as_str() })
+            }
             Err(_) => Err(End::NoRoom { after: COME_BACK, why: "quota" }),
         }
     }
@@ -223,6 +229,10 @@ impl Pipeline {
         let conflict_of_our_own = earlier && failure.error.reason == Reason::ChangeKeyConflict;
         if failure.error.fault == Fault::InDoubt || conflict_of_our_own {
             return self.in_doubt(course, failure.error).await;
+        }
+        if failure.error.fault == Fault::Job {
+            // A refusal is an answer: Exchange works.
+            self.neighbours.good(Dependency::Exchange, &course.job.id);
         }
         self.heard(course, failure.error)
     }

@@ -280,9 +280,12 @@ impl Pipeline {
         course: &mut Course,
         success: &Success,
     ) -> Result<Result<Success, End>, RestoreError> {
+        if course.record().is_some_and(|held| matches!(held.standing.record.state, State::Imported { .. })) {
+            return Ok(Ok(success.clone()));
+        }
         let mailbox = course.mailbox();
         if course.job.mode == ImportMode::Create
-            && success.evidence == Evidence::Answer
+            && success.evidence != Evidence::Found
             && ledger.take(&course.job, &mailbox, &success.imported.item_id).await? == Taken::Others
         {
             let what = "the import's answer names an item that another job has taken";

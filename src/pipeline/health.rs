@@ -58,11 +58,12 @@ where
         if self.failing.len() < SEVERAL {
             self.failing.insert(job.clone());
         }
-        if self.is_away() {
-            self.next_trial = Some(now + backoff.delay(self.trials, dice, None));
-            self.trials = self.trials.saturating_add(1);
+        let news = self.is_away() && !before;
+        if news {
+            // Only trials lengthen the pause: jobs that were under way already must not.
+            self.next_trial = Some(now + backoff.delay(0, dice, None));
         }
-        self.is_away() && !before
+        news
     }
 
     /// Whether the neighbour is away for everybody.
@@ -86,6 +87,7 @@ where
             Some(at) if at > now => Pass::Wait(at - now),
             Some(_) | None => {
                 // Until this trial is heard of; a trial that never tells does not close the door for ever.
+                self.trials = self.trials.saturating_add(1);
                 self.next_trial = Some(now + backoff.delay(self.trials, dice, None));
                 Pass::Go
             }
@@ -146,9 +148,15 @@ mod tests {
         assert_eq!(health.pass(At(0), &backoff(), 1.0), Pass::Wait(Duration::from_secs(10)));
         assert_eq!(health.pass(At(10), &backoff(), 1.0), Pass::Go);
         assert!(matches!(health.pass(At(10), &backoff(), 1.0), Pass::Wait(_)), "one at a time");
-        health.bad(&job("d"), At(11), &backoff(), 1.0);
-        assert_eq!(health.pass(At(11), &backoff(), 1.0), Pass::Wait(Duration::from_secs(20)));
-        assert_eq!(health.pass(At(31), &backoff(), 1.0), Pass::Go);
+        for id in ["d", "e", "f"] {
+            health.bad(&job(id), At(11), &backoff(), 1.0);
+        }
+        assert_eq!(
+            health.pass(At(11), &backoff(), 1.0),
+            Pass::Wait(Duration::from_secs(19)),
+            "only trials lengthen it"
+        );
+        assert_eq!(health.pass(At(30), &backoff(), 1.0), Pass::Go);
     }
 
     #[test]

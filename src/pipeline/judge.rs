@@ -126,6 +126,8 @@ pub enum Verdict {
         why: &'static str,
         /// Whether the time counts towards `max_parked`.
         counts: bool,
+        /// Whether it may wait in memory: not where memory is what there is no room in.
+        may_hold: bool,
     },
     /// Recorded as failed, told, dead-lettered, acked.
     Bury(Failure),
@@ -145,7 +147,6 @@ pub enum Verdict {
 /// Judges. Every case of [`End`] and [`Fault`] is listed.
 #[must_use]
 pub fn judge(end: End, situation: &Situation, policy: &Policy) -> Verdict {
-    let park = |after, why| Verdict::Park { after, why, counts: false };
     match end {
         End::Imported(success) => Verdict::Done(success),
         End::FailedBefore(failure) => Verdict::Bury(failure),
@@ -154,8 +155,8 @@ pub fn judge(end: End, situation: &Situation, policy: &Policy) -> Verdict {
         End::Busy { left } => park(left + SOON, "claim"),
         End::LaterRound => park(policy.backoff.delay(4, situation.dice, None), "claim"),
         End::Unsettled { left } => park(left + SOON, "doubt"),
-        End::NoRoom { after, why } => park(after, why),
-        End::TenantPaused { after } => Verdict::Park { after, why: "paused", counts: true },
+        End::NoRoom { after, why } => Verdict::Park { after, why, counts: false, may_hold: false },
+        End::TenantPaused { after } => Verdict::Park { after, why: "paused", counts: true, may_hold: true },
         End::Trouble(error) => trouble(error, situation, policy),
         End::NotImported(error) => spend(error, situation, policy, None),
         End::CrashLoop => {
@@ -174,6 +175,10 @@ pub fn judge(end: End, situation: &Situation, policy: &Policy) -> Verdict {
     }
 }
 
+fn park(after: Duration, why: &'static str) -> Verdict {
+    Verdict::Park { after, why, counts: false, may_hold: true }
+}
+
 /// Clocks of stores and brokers count whole seconds; a little later is surely not too early.
 const SOON: Duration = Duration::from_secs(1);
 
@@ -187,17 +192,11 @@ fn trouble(error: RestoreError, situation: &Situation, policy: &Policy) -> Verdi
             park_or_bury(error, after, "throttled", counts, situation, policy)
         }
         // The pipeline looks before it judges; here nothing could be looked at yet.
-        Fault::InDoubt => Verdict::Park {
-            after: policy.backoff.delay(1, situation.dice, None),
-            why: "doubt",
-            counts: false,
-        },
+        Fault::InDoubt => park(policy.backoff.delay(1, situation.dice, None), "doubt"),
         Fault::Ours { scope: OursScope::Everything } => Verdict::Return,
-        Fault::Ours { scope: OursScope::Dependency(_) } => Verdict::Park {
-            after: policy.backoff.delay(2, situation.dice, None),
-            why: "paused",
-            counts: false,
-        },
+        Fault::Ours { scope: OursScope::Dependency(_) } => {
+            park(policy.backoff.delay(2, situation.dice, None), "paused")
+        }
         Fault::Ours { scope: OursScope::Tenant } => {
             let after = policy.backoff.delay(4, situation.dice, None);
             park_or_bury(error, after, "paused", true, situation, policy)
@@ -216,7 +215,7 @@ fn spend(
     let after = policy.backoff.delay(situation.attempt, situation.dice, retry_after);
     let ledger = matches!(error.fault, Fault::Passing { dependency: Dependency::Ledger, .. });
     if ledger || !situation.works_for_others {
-        return Verdict::Park { after, why: "retry", counts: false };
+        return park(after, "retry");
     }
     if situation.attempt + 1 < policy.attempts {
         return Verdict::Retry { after };
@@ -238,7 +237,7 @@ fn park_or_bury(
     if counts && situation.parked >= policy.max_parked {
         Verdict::Bury(error.into())
     } else {
-        Verdict::Park { after, why, counts }
+        Verdict::Park { after, why, counts, may_hold: true }
     }
 }
 

@@ -117,8 +117,9 @@ pub struct Entry<'a> {
     pub may_hold: bool,
     /// Which of the worker's queues delivered it: the shard's number, 0 in shared mode. The prefetch is counted per queue.
     pub queue: u16,
-    /// Whether it comes back from being parked (its `restore-parked` is not zero).
-    pub parked: bool,
+    /// How far ahead its turn is, as [`Refused::Park`] told when it was parked (zero when that is past); `None`: it was not
+    /// parked for its lane. Carried with the message, else the job goes to the end of its lane each time it comes back.
+    pub turn: Option<Duration>,
     /// Whether another worker may have worked on this mailbox within the last window (a fleet of more than one, and the
     /// shard came to this worker less than a window ago). Read only when the lane is new.
     pub inherited: bool,
@@ -135,7 +136,7 @@ impl<'a> Entry<'a> {
             priority: 0,
             may_hold: true,
             queue: 0,
-            parked: false,
+            turn: None,
             inherited: false,
         }
     }
@@ -148,7 +149,7 @@ impl<'a> Entry<'a> {
             priority: self.priority,
             may_hold: self.may_hold,
             queue: self.queue,
-            parked: self.parked,
+            turn: self.turn.map(millis),
             inherited: self.inherited,
         }
     }
@@ -162,9 +163,17 @@ pub enum Refused {
     Park {
         /// For how long: at most half the time that what is ahead of it in its lane needs.
         after: Duration,
+        /// When its turn is, counted from now: to be given back in [`Entry::turn`].
+        turn: Duration,
         /// What it waits for.
         why: Why,
     },
+}
+
+impl From<Parked> for Refused {
+    fn from(Parked { after, turn, why }: Parked) -> Self {
+        Self::Park { after: Duration::from_millis(after), turn: Duration::from_millis(turn), why }
+    }
 }
 
 /// What was heard about a mailbox from Exchange.
@@ -232,8 +241,7 @@ impl Lanes {
         let (waker, woken) = oneshot::channel();
         let entered =
             self.within(|core, now| core.enter(now, &entry.pure(), waker).map_err(|(parked, _)| parked));
-        let ticket = entered
-            .map_err(|Parked { after, why }| Refused::Park { after: Duration::from_millis(after), why })?;
+        let ticket = entered?;
         let mut place = Place { lanes: self, ticket: Some(ticket) };
         let pass = woken
             .await

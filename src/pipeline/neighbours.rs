@@ -48,6 +48,8 @@ struct Inner {
     succeeded: HashMap<MailboxId, Instant>,
 }
 
+/// The longest pause between trials of a neighbour that is away: so soon after it is back work goes on.
+const LONGEST: Duration = Duration::from_secs(30);
 /// Mailboxes that must agree before a refusal is no longer one mailbox's.
 const SEVERAL_MAILBOXES: usize = 3;
 /// Tenants and mailboxes remembered at most.
@@ -57,6 +59,8 @@ impl Neighbours {
     /// All well.
     #[must_use]
     pub fn new(backoff: Backoff) -> Self {
+        let backoff =
+            Backoff::try_new(backoff.base().min(LONGEST), backoff.max().min(LONGEST)).unwrap_or(backoff);
         Self {
             backoff,
             inner: Mutex::default(),

@@ -115,7 +115,10 @@ impl Pipeline {
         job_id: &str,
         settlement: &Settlement,
     ) -> Told {
-        let own = message.reply_to().filter(|_| self.broker.results().honour_reply_to);
+        // Never into one of the fleet's own queues: a job that asks for that is malformed, and its event goes elsewhere.
+        let usable =
+            |queue: &&str| self.broker.results().honour_reply_to && !self.broker.names().is_own(queue);
+        let own = message.reply_to().filter(usable);
         if let Some(queue) = own {
             let to = EventAddress::ReplyTo(queue);
             let told = self.until_confirmed(to, rendered, message, job_id, None, settlement).await;
@@ -281,7 +284,7 @@ impl Pipeline {
             mode = course.job.mode.as_str(),
             status = event.outcome.status(),
             reason = failure.map(|f| f.reason.as_str()),
-            message = failure.map(|f| f.message.as_str()),
+            error = failure.map(|f| f.message.as_str()),
             mailbox = self.log.show(course.job.mailbox.as_str()),
             folder = self.log.show(course.job.folder.as_str()),
             bucket = course.job.blob.bucket,

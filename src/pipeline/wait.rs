@@ -16,9 +16,22 @@ use super::{
     report::Patience,
 };
 use crate::{
-    broker::{Settlement, Tier},
+    broker::{Settlement, Source, Tier},
     domain::{Journey, UnixMillis},
 };
+
+/// A wait.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wait {
+    /// How long.
+    pub(super) after: Duration,
+    /// What for: the label `why`.
+    pub(super) why: &'static str,
+    /// Whether it counts towards `max_parked`.
+    pub(super) counts: bool,
+    /// Whether it may be spent in memory.
+    pub(super) may_hold: bool,
+}
 
 /// What became of waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,25 +47,22 @@ pub(super) enum Waited {
 }
 
 impl Pipeline {
-    /// Waits for `after`, here or elsewhere; `counts`: towards `max_parked`.
-    pub(super) async fn wait(
-        &self,
-        course: &mut Course,
-        after: Duration,
-        why: &'static str,
-        counts: bool,
-        settlement: &Settlement,
-    ) -> Waited {
+    /// Waits, here or elsewhere.
+    pub(super) async fn wait(&self, course: &mut Course, wait: &Wait, settlement: &Settlement) -> Waited {
+        let Wait { after, why, counts, may_hold } = *wait;
         let until = now().plus(after);
         if counts {
             course.journey.parked = course.journey.parked.saturating_add(after);
         }
         course.journey.not_before = Some(until);
+        if course.source == Source::GivenUp {
+            return self.wait_for_the_given_up(course, after, why, settlement).await;
+        }
         let sending = self.exchange.send_timeout(course.likely_length());
-        if after > self.hold || after + sending > course.patience() {
+        if !may_hold || after > self.hold || after + sending > course.patience() {
             return self.park(course, after, why, settlement).await;
         }
-        let waiting = self.waiting(course, why);
+        let waiting = self.waiting(why);
         let waited = tokio::select! {
             () = sleep(after) => if settlement.is_void() { Waited::Void } else { Waited::Here },
             // What it has learnt by now must not be lost with the delivery: it goes on as a copy.
@@ -60,6 +70,24 @@ impl Pipeline {
         };
         drop(waiting);
         waited
+    }
+
+    /// What the broker gave up must not become work again: it waits here, and goes back to its own queue.
+    async fn wait_for_the_given_up(
+        &self,
+        course: &Course,
+        after: Duration,
+        why: &'static str,
+        settlement: &Settlement,
+    ) -> Waited {
+        let waiting = self.waiting(why);
+        let long = after > course.patience();
+        let waited = tokio::select! {
+            () = sleep(after.min(course.patience())) => if long { Waited::NoMore } else { Waited::Here },
+            () = self.not_to_begin() => Waited::NoMore,
+        };
+        drop(waiting);
+        if settlement.is_void() { Waited::Void } else { waited }
     }
 
     /// Publishes a copy to the tier that fits, for as long as that takes.
@@ -70,7 +98,7 @@ impl Pipeline {
         why: &'static str,
         settlement: &Settlement,
     ) -> Waited {
-        let waiting = self.waiting(course, why);
+        let waiting = self.waiting(why);
         let journey: Journey = course.journey.clone();
         let mut patience = Patience::new();
         let parked = loop {
@@ -98,7 +126,7 @@ impl Pipeline {
     }
 
     /// Counts a job as waiting for as long as the value lives.
-    pub(super) fn waiting(&self, _course: &Course, why: &'static str) -> Waiting {
+    pub(super) fn waiting(&self, why: &'static str) -> Waiting {
         let gauge = self.metrics.jobs_waiting.with_label_values(&[why]);
         gauge.inc();
         Waiting(gauge)

@@ -19,7 +19,7 @@ static BROKER: OnceCell<Broker> = OnceCell::const_new();
 
 /// The broker that all tests share, each in a vhost of its own.
 pub(crate) async fn broker() -> Result<&'static Broker> {
-    BROKER.get_or_try_init(|| Broker::from_env_or_start(Options::with_management())).await
+    BROKER.get_or_try_init(|| Broker::from_env_or_start(Options::from_env())).await
 }
 
 /// A stack named after its test.

@@ -52,8 +52,8 @@ pub struct Entry<'a> {
     pub may_hold: bool,
     /// Which of the worker's queues delivered it (a shard's number; 0 in shared mode).
     pub queue: u16,
-    /// Whether it comes back from being parked.
-    pub parked: bool,
+    /// In how many milliseconds its turn is, as it was told when it was parked; `None`: it was not.
+    pub turn: Option<u64>,
     /// Whether another worker may have worked on this mailbox within the last period.
     pub inherited: bool,
 }
@@ -89,6 +89,8 @@ impl Grant {
 pub struct Parked {
     /// For how many milliseconds it should sleep.
     pub after: u64,
+    /// In how many milliseconds its turn is.
+    pub turn: u64,
     /// What it would have waited for.
     pub why: Why,
 }
@@ -128,7 +130,7 @@ pub struct Core<T> {
     tenant_names: HashMap<Arc<str>, u32>,
     turns: Turns,
     alarms: BTreeSet<(Millis, Alarm)>,
-    queues: HashMap<u16, Queue>,
+    pub(super) queues: HashMap<u16, Queue>,
     arrivals: BTreeMap<u64, Millis>,
     last_seq: u64,
     pub(super) places: Ration,
@@ -168,7 +170,7 @@ impl<T> Core<T> {
     pub fn enter(&mut self, now: Millis, entry: &Entry<'_>, token: T) -> Result<Ticket, (Parked, T)> {
         self.advance(now);
         let id = self.open(now, entry);
-        if entry.parked {
+        if entry.turn.is_some() {
             self.lanes[id].parked.sub(entry.request_bytes);
         }
         if let Some(parked) = self.refusal(id, now, entry) {
@@ -281,7 +283,9 @@ impl<T> Core<T> {
 
     fn succeeded(&mut self, now: Millis, tenant: &str, mailbox: &str) {
         self.refusals = 0;
-        self.places.succeeded(now, self.rules.in_flight);
+        if self.at_work >= self.places.level() {
+            self.places.succeeded(now, self.rules.in_flight);
+        }
         if let Some(id) = self.names.get(name(tenant, mailbox).as_str()).copied() {
             let lane = &mut self.lanes[id];
             lane.succeeded(now, &self.rules);
@@ -298,7 +302,7 @@ impl<T> Core<T> {
         self.alarms.insert((self.paused_until, Alarm::App));
         if !known {
             self.refusals = self.refusals.saturating_add(1);
-            self.places.refused(now, self.rules.in_flight, self.rules.bytes.every);
+            self.places.refused(now, self.rules.in_flight, 0, self.rules.bytes.every);
         }
     }
 
@@ -325,18 +329,18 @@ impl<T> Core<T> {
     }
 
     /// Why this entry may not wait in memory, and how long it should sleep.
-    fn refusal(&self, id: u32, now: Millis, entry: &Entry<'_>) -> Option<Parked> {
-        let lane = &self.lanes[id];
+    fn refusal(&mut self, id: u32, now: Millis, entry: &Entry<'_>) -> Option<Parked> {
+        let place = self.at_work < self.places.level();
+        let lane = &mut self.lanes[id];
         let elsewhere = self.paused_until.max(self.tenants[lane.tenant].paused_until);
         let queue = self.queues.get(&entry.queue).copied().unwrap_or_default();
         let outlook = flood::Outlook::of(lane, entry, elsewhere, now, &self.rules);
-        let place = self.at_work < self.places.level();
         let refused = if entry.may_hold {
             flood::is_beyond(lane, entry, queue, &outlook, self.rules.hold)
         } else {
             !(place && outlook.at_once)
         };
-        refused.then(|| Parked { after: outlook.sleep(lane, now, &self.rules), why: outlook.why })
+        refused.then(|| outlook.park(lane, entry, now, &self.rules))
     }
 
     fn charge(&mut self, grant: &mut Grant, bytes: u64) {
@@ -490,7 +494,7 @@ impl<'a> Entry<'a> {
             priority: 0,
             may_hold: true,
             queue: 0,
-            parked: false,
+            turn: None,
             inherited: false,
         }
     }

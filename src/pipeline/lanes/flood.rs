@@ -5,12 +5,14 @@
 //! rest lets everybody else's jobs through. When it is nearly full, a job that cannot go within seconds is sent away too,
 //! so that mailboxes that are all paused cannot close the queue to the one that is not.
 //!
-//! Who is sent away sleeps for half the time that its lane's known jobs need at least, waiting and sleeping ones alike. So
-//! jobs wake twice as fast as the lane can take them and it never runs dry; each job bounces about twice on the average,
-//! and at most as often as the backlog's time can be halved.
+//! Who is sent away is told its turn: when all that is known to be ahead of it in its lane will have gone at the best. It
+//! carries its turn with it, sleeps for a part of the time until then, and again each time it comes back to a full row. So a
+//! lane never runs dry while its jobs sleep, jobs come back about in order whatever wait tiers there are, and a job bounces
+//! about as often as the backlog's time can be halved, whoever owns the mailbox by then. The part is seven eighths where
+//! the quota alone sets the pace, since nothing makes a lane faster than its quota; else a half.
 
 use super::{
-    core::{Entry, Rules},
+    core::{Entry, Parked, Rules},
     lane::{Lane, Why},
     window::Millis,
 };
@@ -59,11 +61,13 @@ impl Outlook {
         Self { closed, why, at_once: closed == 0 && lane.waiting() == 0 && lane.has_place(now, rules) }
     }
 
-    /// How long the job should sleep, in milliseconds.
+    /// When the job's turn will be, and how long it should sleep.
     #[must_use]
-    pub fn sleep<T>(&self, lane: &Lane<T>, now: Millis, rules: &Rules) -> u64 {
-        let needed = lane.backlog_time(now, rules).max(self.closed);
-        (needed / 2).clamp(SHORTEST, LONGEST)
+    pub fn park<T>(&self, lane: &mut Lane<T>, entry: &Entry<'_>, now: Millis, rules: &Rules) -> Parked {
+        let turn = lane.turn(entry.request_bytes, entry.turn, now, rules).max(self.closed);
+        // By its quota alone a lane is never faster than foreseen, but its places and a reduced share may recover meanwhile.
+        let sleep = if lane.is_bound_by_quota(now, rules) { turn / 8 * 7 } else { turn / 2 };
+        Parked { after: sleep.clamp(SHORTEST, LONGEST), turn, why: self.why }
     }
 }
 
@@ -78,7 +82,13 @@ pub fn is_beyond<T>(lane: &Lane<T>, entry: &Entry<'_>, queue: Queue, outlook: &O
     let mine = u64::from(lane.at_work) + lane.ahead_of(entry.priority);
     let newcomer = u64::from(lane.at_work == 0 && lane.waiting() == 0);
     let part = usable / (queue.active + newcomer).max(1);
-    // Those that have slept go before newcomers, else a lane that is always flooded would let them sleep for ever.
-    let part = if lane.parked.jobs > 0 && !entry.parked { part / 2 } else { part };
+    // Whose turn it is finds room before those that come early, and these before newcomers, else a lane that is always
+    // flooded would let some sleep for ever.
+    let part = match entry.turn {
+        Some(0) => part,
+        Some(_) => part - part / 4,
+        None if lane.parked.jobs > 0 => part / 2,
+        None => part,
+    };
     mine >= part.max(FLOOR) || (nearly_full && outlook.closed > SOON)
 }

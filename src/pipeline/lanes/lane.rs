@@ -13,8 +13,16 @@ use crate::domain::Limit;
 
 /// Into how many parts a share of the windows is counted.
 pub const SHARES: u32 = 64;
+/// What is spent of a quota, in [`SHARES`].
+fn used(window: &Window, quota: &Quota) -> u32 {
+    let shares = u128::from(window.spent()) * u128::from(SHARES) / u128::from(quota.amount);
+    u32::try_from(shares).unwrap_or(SHARES).max(1)
+}
+
 /// Seconds that a limit pauses when Exchange asks for none: what practitioners found best on the rolling window.
 const PAUSES: [u64; 4] = [15, 30, 45, 60];
+/// How often at most a lane that runs dry believes in fewer sleepers, milliseconds.
+const DRY: u64 = 5_000;
 /// How long one request is taken to last before one has been seen.
 const FIRST_GUESS: u32 = 250;
 
@@ -45,11 +53,13 @@ impl Why {
     }
 }
 
-/// How long until the next try, after `refusals` in a row (this one not counted). A wish for less than a second is a second.
+/// How long until the next try, after `refusals` in a row (this one not counted). What Exchange asks for counts, as long as
+/// it turns out to be enough: refused again, our own schedule is the least. Less than a second is a second.
 #[must_use]
 pub fn pause(refusals: u8, retry_after: Option<u64>) -> u64 {
-    let own = PAUSES[usize::from(refusals).min(PAUSES.len() - 1)] * 1_000;
-    retry_after.map_or(own, |asked| asked.max(1_000))
+    let own = |refusals: u8| PAUSES[usize::from(refusals).min(PAUSES.len() - 1)] * 1_000;
+    let least = refusals.checked_sub(1).map_or(1_000, own);
+    retry_after.map_or(own(refusals), |asked| asked.max(least))
 }
 
 /// The order within a lane: the higher priority first, then the earlier.
@@ -78,10 +88,22 @@ pub struct Load {
 }
 
 impl Load {
+    /// Both.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self { jobs: self.jobs.saturating_add(other.jobs), bytes: self.bytes.saturating_add(other.bytes) }
+    }
+
     /// One job more.
     pub const fn add(&mut self, bytes: u64) {
         self.jobs = self.jobs.saturating_add(1);
         self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    /// An eighth less.
+    pub const fn shrink(&mut self) {
+        self.jobs -= self.jobs.div_ceil(8);
+        self.bytes -= self.bytes.div_ceil(8);
     }
 
     /// One job less.
@@ -102,6 +124,12 @@ pub enum State {
     Ready,
     /// Its next job may not go: why, and until when if time alone ends it.
     Blocked(Why, Option<Millis>),
+}
+
+/// The mean, moved towards `seen` by an eighth.
+fn mean(mean: u32, seen: u64) -> u32 {
+    let seen = u32::try_from(seen).unwrap_or(u32::MAX);
+    mean - mean / 8 + seen / 8
 }
 
 /// One mailbox.
@@ -142,6 +170,10 @@ pub struct Lane<T> {
     last_start: Millis,
     last_end: Millis,
     duration: u32,
+    slot_wait: u32,
+    ready_since: Option<Millis>,
+    line: Millis,
+    dry_at: Millis,
 }
 
 impl<T> Lane<T> {
@@ -172,6 +204,10 @@ impl<T> Lane<T> {
             last_start: now,
             last_end: now,
             duration: FIRST_GUESS,
+            slot_wait: 0,
+            ready_since: None,
+            line: Millis(0),
+            dry_at: Millis(0),
         }
     }
 
@@ -184,6 +220,7 @@ impl<T> Lane<T> {
         if matches!(state, State::Blocked(Why::Quota, _)) {
             self.reserved = self.next().map(|next| next.order);
         }
+        self.ready_since = (state == State::Ready).then(|| self.ready_since.unwrap_or(now));
         state
     }
 
@@ -317,6 +354,8 @@ impl<T> Lane<T> {
         let job = self.take_at(self.next_at())?;
         self.at_work += 1;
         self.last_start = now;
+        let waited = self.ready_since.take().map_or(0, |since| now.since(since));
+        self.slot_wait = mean(self.slot_wait, waited);
         self.bytes.begin(job.bytes);
         self.requests.begin(1);
         Some(job)
@@ -343,19 +382,23 @@ impl<T> Lane<T> {
     pub fn end(&mut self, started: Millis, now: Millis) {
         self.at_work = self.at_work.saturating_sub(1);
         self.last_end = now;
-        let lasted = u32::try_from(now.since(started)).unwrap_or(u32::MAX);
-        self.duration = self.duration - self.duration / 8 + lasted / 8;
-        if self.at_work == 0 && self.waiting.is_empty() {
-            // The lane ran dry: what was thought to sleep for it may sleep for another worker, or not at all.
-            self.parked = Load { jobs: self.parked.jobs / 2, bytes: self.parked.bytes / 2 };
+        self.duration = mean(self.duration, now.since(started));
+        if self.at_work == 0 && self.waiting.is_empty() && now.since(self.dry_at) >= DRY {
+            // The lane ran dry: some of what was thought to sleep for it sleeps for another worker, or not at all.
+            self.dry_at = now;
+            self.parked.shrink();
         }
     }
 
     /// A request has succeeded.
     pub fn succeeded(&mut self, now: Millis, rules: &Rules) {
         self.refusals = 0;
-        self.concurrency.succeeded(now, rules.per_mailbox);
-        self.share.succeeded(now, SHARES);
+        let Some(next) = self.next() else { return };
+        if self.fits_at(next.bytes, now, rules).is_none_or(|at| at > now) {
+            self.share.succeeded(now, SHARES);
+        } else if !self.has_place(now, rules) {
+            self.concurrency.succeeded(now, rules.per_mailbox);
+        }
     }
 
     /// Exchange has refused. Answers to requests that were at work when the lane was paused tell nothing new.
@@ -369,9 +412,11 @@ impl<T> Lane<T> {
         }
         self.refusals = self.refusals.saturating_add(1);
         let period = rules.bytes.every;
-        self.concurrency.refused(now, rules.per_mailbox, period);
+        self.concurrency.refused(now, rules.per_mailbox, 0, period);
         match limit {
-            Limit::IncomingBytes | Limit::Requests | Limit::Other => self.share.refused(now, SHARES, period),
+            Limit::IncomingBytes => self.share.refused(now, SHARES, used(&self.bytes, &rules.bytes), period),
+            Limit::Requests => self.share.refused(now, SHARES, used(&self.requests, &rules.requests), period),
+            Limit::Other => self.share.refused(now, SHARES, 0, period),
             // Neither says that a window was exceeded.
             Limit::MailboxConcurrency | Limit::ServerBusy => {}
         }
@@ -390,20 +435,56 @@ impl<T> Lane<T> {
         u64::try_from(ahead).unwrap_or(u64::MAX)
     }
 
-    /// The least time, in milliseconds, that all known jobs need to get to work: waiting and parked.
+    /// Milliseconds until the turn of a job that is sent away: a new one goes behind all that are known to wait or sleep; one
+    /// that comes back early keeps its turn; one whose turn is past lines up with its likes behind those that wait.
+    pub fn turn(&mut self, bytes: u64, said: Option<u64>, now: Millis, rules: &Rules) -> u64 {
+        match said {
+            None => self.time_for(self.load().plus(self.parked), now, rules),
+            Some(0) => {
+                let behind = now.plus(self.time_for(self.load(), now, rules));
+                let turn = self.line.max(behind);
+                self.line = turn.plus(self.pace(Load { jobs: 1, bytes }, now, rules));
+                turn.since(now)
+            }
+            Some(ahead) => ahead,
+        }
+    }
+
+    fn load(&self) -> Load {
+        Load { jobs: self.waiting(), bytes: self.waiting_bytes }
+    }
+
+    /// The least time, in milliseconds, until so many jobs have gone to work: what fits now goes at once.
+    fn time_for(&self, load: Load, now: Millis, rules: &Rules) -> u64 {
+        let [bytes, requests] = [(&self.bytes, &rules.bytes), (&self.requests, &rules.requests)]
+            .map(|(window, quota)| window.room(self.limit(quota)));
+        let beyond =
+            Load { jobs: load.jobs.saturating_sub(requests), bytes: load.bytes.saturating_sub(bytes) };
+        let quotas = self.by_quota(beyond, rules);
+        self.paused_until.since(now).saturating_add(quotas.max(self.by_places(load, now, rules)))
+    }
+
+    /// Whether the whole quota, and nothing that may change, sets the pace.
     #[must_use]
-    pub fn backlog_time(&self, now: Millis, rules: &Rules) -> u64 {
-        let jobs = self.waiting().saturating_add(self.parked.jobs);
-        let bytes = self.waiting_bytes.saturating_add(self.parked.bytes);
-        let quota = |window: &Window, amount: u64, quota: &Quota| {
-            let limit = self.limit(quota);
-            quota.time_for(amount.saturating_sub(window.room(limit)), limit)
-        };
-        let by_bytes = quota(&self.bytes, bytes, &rules.bytes);
-        let by_requests = quota(&self.requests, jobs, &rules.requests);
-        let by_places =
-            jobs.saturating_mul(u64::from(self.duration)) / u64::from(self.places(now, rules).max(1));
-        self.paused_until.since(now).saturating_add(by_bytes.max(by_requests).max(by_places))
+    pub fn is_bound_by_quota(&self, now: Millis, rules: &Rules) -> bool {
+        let load = self.load().plus(self.parked);
+        self.share.is_whole(SHARES) && self.by_quota(load, rules) >= self.by_places(load, now, rules)
+    }
+
+    /// The time that so many jobs take in a long row.
+    fn pace(&self, load: Load, now: Millis, rules: &Rules) -> u64 {
+        self.by_quota(load, rules).max(self.by_places(load, now, rules))
+    }
+
+    fn by_quota(&self, load: Load, rules: &Rules) -> u64 {
+        let bytes = rules.bytes.time_for(load.bytes, self.limit(&rules.bytes));
+        bytes.max(rules.requests.time_for(load.jobs, self.limit(&rules.requests)))
+    }
+
+    /// By the mean time at work, and the mean wait for a place of the worker's.
+    fn by_places(&self, load: Load, now: Millis, rules: &Rules) -> u64 {
+        let each = (self.duration / self.places(now, rules).max(1)).max(self.slot_wait);
+        load.jobs.saturating_mul(u64::from(each))
     }
 
     /// Spent and allowed: bytes, then requests.
@@ -434,6 +515,7 @@ mod tests {
         let own: Vec<_> = (0..6).map(|n| pause(n, None) / 1_000).collect();
         assert_eq!(own, [15, 30, 45, 60, 60, 60]);
         assert_eq!(pause(0, Some(3_600_000)), 3_600_000);
-        assert_eq!(pause(3, Some(0)), 1_000);
+        let asked: Vec<_> = (0..6).map(|n| pause(n, Some(0)) / 1_000).collect();
+        assert_eq!(asked, [1, 15, 30, 45, 60, 60]);
     }
 }

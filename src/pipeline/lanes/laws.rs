@@ -251,6 +251,7 @@ proptest! {
         prop_assert_eq!(world.core.known(), 0);
         prop_assert_eq!(world.core.next_alarm(), None);
         prop_assert_eq!(world.core.oldest_waiting(), None);
+        prop_assert!(world.core.queues.is_empty());
         prop_assert_eq!(world.core.tally(world.at()), super::tally::Tally::default());
         prop_assert_eq!(world.core.places().0, 0);
     }
@@ -425,4 +426,60 @@ fn a_lane_taken_over_is_paced_for_one_window() {
     }
     // 10 bytes at 100 bytes per second; 1 request at 7 per 1.5 s is slower.
     assert_eq!(starts, [214, 428, 642, 856]);
+}
+
+/// A core with a prefetch of 64, and a flood of `jobs` of one mailbox: who was sent away.
+fn flooded(jobs: usize) -> (Core<usize>, Vec<super::core::Parked>) {
+    let mut core = Core::new(Rules { hold: 64, bytes: Quota { amount: 1_000, every: 1_000 }, ..RULES });
+    let mut parked = Vec::new();
+    for n in 0..jobs {
+        parked.extend(core.enter(Millis(0), &entry("a", 100), n).err().map(|(parked, _)| parked));
+    }
+    (core, parked)
+}
+
+#[test]
+fn a_flood_holds_three_quarters_of_the_prefetch_and_leaves_the_rest_to_others() {
+    assert!(flooded(48).1.is_empty());
+    let (mut core, parked) = flooded(1_000);
+    assert_eq!(parked.len(), 1_000 - 48);
+    for n in 0..4 {
+        core.enter(Millis(0), &entry("b", 100), n).expect("has its own part");
+    }
+    // Another queue is not concerned.
+    core.enter(Millis(0), &Entry { queue: 7, ..entry("a", 100) }, 0).expect("its prefetch has room");
+}
+
+#[test]
+fn turns_follow_the_order_and_no_job_sleeps_past_its_own() {
+    let (mut core, parked) = flooded(1_000);
+    assert!(parked.is_sorted_by_key(|parked| parked.turn));
+    assert!(parked.iter().all(|parked| parked.after <= parked.turn.max(1_000)));
+    // 7 requests per 1.5 s: the last of a thousand.
+    let last = parked.last().expect("many").turn;
+    assert!((210_000..215_000).contains(&last), "{last}");
+    // Who comes back early keeps its turn; who comes late lines up behind those that wait, not behind those that sleep.
+    let early = Entry { turn: Some(100_000), ..entry("a", 100) };
+    assert_eq!(core.enter(Millis(1), &early, 0).map_err(|(parked, _)| parked.turn), Err(100_000));
+    let late = Entry { turn: Some(0), ..entry("a", 100) };
+    let turn =
+        core.enter(Millis(1), &late, 0).map_err(|(parked, _)| parked.turn).expect_err("the row is full");
+    assert!(turn < 12_000, "{turn}");
+}
+
+#[test]
+fn paused_mailboxes_cannot_close_the_queue() {
+    let (mut core, _) = flooded(1_000);
+    let word = |seconds: u64| Word::Throttled {
+        scope: ThrottleScope::Mailbox,
+        limit: Limit::ServerBusy,
+        retry_after: Some(seconds * 1_000),
+    };
+    let names: Vec<_> = (0..30).map(|n| format!("p{n}")).collect();
+    for name in &names {
+        core.hear(Millis(0), tenant(name), name, word(60));
+    }
+    let refused = names.iter().filter(|name| core.enter(Millis(0), &entry(name, 1), 0).is_err()).count();
+    assert_eq!(refused, 30 - (56 - 48), "seven eighths of the prefetch are the most");
+    core.enter(Millis(0), &entry("healthy", 1), 0).expect("goes at once");
 }

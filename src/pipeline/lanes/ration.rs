@@ -1,8 +1,9 @@
-//! How much of something is used: halved when Exchange refuses, won back step by step by successes.
+//! How much of something is used: cut when Exchange refuses, to half at most, and won back step by step by successes.
 //!
-//! Two findings of fleets that share a mailbox are built in, since they know of each other only by refusals. A step up that
-//! is refused is taken back, not answered by halving, and the next one waits longer (one period, then two, four, eight);
-//! and a reduced level that held for fifty successes is forgiven one refusal: most likely another worker's step caused it.
+//! What fleets that share a mailbox need is built in, since their workers know of each other only by refusals. A cut stops
+//! at what was really used, if that is known: then all that was used by all of them together is just what Exchange grants.
+//! A step up that is refused is taken back, not answered by halving, and the next one waits longer (one period, then two,
+//! four, eight); and a reduced level that held for fifty successes is forgiven one refusal: another's step caused it.
 
 use super::window::Millis;
 
@@ -41,8 +42,9 @@ impl Ration {
         self.level >= whole && self.before.is_none() && self.patience == 0
     }
 
-    /// Exchange has refused. `period` is how long a step up that failed is remembered, in milliseconds.
-    pub fn refused(&mut self, now: Millis, whole: u32, period: u64) {
+    /// Exchange has refused when `used` of this was used (0: not known). `period` is how long a step up that failed is
+    /// remembered, in milliseconds.
+    pub fn refused(&mut self, now: Millis, whole: u32, used: u32, period: u64) {
         let proven = self.successes >= SUCCESSES && self.level < whole;
         self.successes = 0;
         if let Some(before) = self.before.take() {
@@ -50,11 +52,11 @@ impl Ration {
             self.patience = (self.patience + 1).min(PATIENCE);
             self.not_before = now.plus(period << (self.patience - 1));
         } else if !proven {
-            self.level = (self.level / 2).max(1);
+            self.level = used.min(self.level - 1).max(self.level / 2).max(1);
         }
     }
 
-    /// A request has succeeded.
+    /// A request has succeeded while this was what kept the next one waiting: nothing else tells whether more would do.
     pub fn succeeded(&mut self, now: Millis, whole: u32) {
         if self.is_whole(whole) {
             return;
@@ -90,7 +92,7 @@ mod tests {
     fn halves_never_below_one_and_recovers_a_step_per_fifty() {
         let mut ration = Ration::whole(4);
         for level in [2, 1, 1] {
-            ration.refused(Millis(0), 4, 1_000);
+            ration.refused(Millis(0), 4, 0, 1_000);
             assert_eq!(ration.level(), level);
         }
         for level in [2, 3, 4] {
@@ -105,16 +107,25 @@ mod tests {
     }
 
     #[test]
+    fn a_cut_stops_at_what_was_used_and_at_half() {
+        for (used, level) in [(64, 63), (50, 50), (32, 32), (3, 32)] {
+            let mut ration = Ration::whole(64);
+            ration.refused(Millis(0), 64, used, 1_000);
+            assert_eq!(ration.level(), level);
+        }
+    }
+
+    #[test]
     fn a_refused_step_is_taken_back_and_the_next_waits_longer() {
         let mut ration = Ration::whole(4);
-        ration.refused(Millis(0), 4, 1_000);
+        ration.refused(Millis(0), 4, 0, 1_000);
         for wait in [1_000, 2_000, 4_000, 8_000, 8_000] {
             let mut now = ration.not_before;
             while ration.level() == 2 {
                 ration.succeeded(now, 4);
             }
             now = now.plus(1);
-            ration.refused(now, 4, 1_000);
+            ration.refused(now, 4, 0, 1_000);
             assert_eq!((ration.level(), ration.not_before), (2, now.plus(wait)));
         }
     }
@@ -122,12 +133,12 @@ mod tests {
     #[test]
     fn a_proven_reduced_level_is_forgiven_once() {
         let mut ration = Ration::whole(64);
-        ration.refused(Millis(0), 64, 1_000);
+        ration.refused(Millis(0), 64, 0, 1_000);
         ration.not_before = Millis(u64::MAX);
         succeed(&mut ration, 50, 64);
-        ration.refused(Millis(0), 64, 1_000);
+        ration.refused(Millis(0), 64, 0, 1_000);
         assert_eq!(ration.level(), 32);
-        ration.refused(Millis(0), 64, 1_000);
+        ration.refused(Millis(0), 64, 0, 1_000);
         assert_eq!(ration.level(), 16);
     }
 }

@@ -6,6 +6,7 @@ pub mod exchange;
 pub mod fts;
 pub mod rabbitmq;
 pub mod s3;
+pub mod seaweedfs;
 pub mod stack;
 pub mod supervised;
 pub mod wait;

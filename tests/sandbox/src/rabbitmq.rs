@@ -43,6 +43,14 @@ pub struct Options {
 }
 
 impl Options {
+    /// With the management plugin; of the installation that `RABBITMQ_ROOT` names (`tests/brokers.sh`), else the system's.
+    #[must_use]
+    pub fn from_env() -> Self {
+        let root = std::env::var("RABBITMQ_ROOT").ok().filter(|root| !root.is_empty());
+        let installation = root.map_or(Installation::System, |root| Installation::Chroot(root.into()));
+        Self { installation, ..Self::with_management() }
+    }
+
     /// With the management plugin, which is what tests want.
     #[must_use]
     pub fn with_management() -> Self {

@@ -18,6 +18,8 @@ pub(super) enum Reply {
     Huge(Answer, u64),
     Cut(Cut),
     Silence,
+    /// The client has gone away; on HTTP/2 its other requests go on.
+    Gone,
 }
 
 impl From<Answer> for Reply {

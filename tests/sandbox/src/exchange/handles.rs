@@ -328,20 +328,42 @@ impl Exchange {
         self.shared.world().script.add(fault)
     }
 
-    /// 429 for everything of a tenant, on Graph and import host alike, until both faults are cleared. The text
-    /// names the tenant; the real text is not known.
+    /// 429 for everything of a tenant, as [`Exchange::throttle`] with the limit `Tenant`.
     ///
     /// # Errors
     /// None in practice.
     pub fn throttle_tenant(&self, tenant: &str, retry_after: Option<Duration>) -> Result<Vec<FaultId>> {
-        let answer = Answer::too_many("Tenant", retry_after);
-        [Operation::OpenSession, Operation::Import, Operation::ListItems, Operation::ReadItem]
-            .into_iter()
-            .map(|operation| {
-                let effect = Effect::Refuse(answer.clone());
-                self.add_fault(Fault::new(operation, effect).tenant(tenant).always())
-            })
-            .collect()
+        self.throttle(Some(tenant), "Tenant", retry_after)
+    }
+
+    /// 429 for everything on Graph and import host, of one tenant or of all, until the faults are cleared. `limit`
+    /// is what the text names ("Application is over its … limit."); what Exchange writes for a whole tenant or
+    /// application is not known.
+    ///
+    /// # Errors
+    /// None in practice.
+    pub fn throttle(
+        &self,
+        tenant: Option<&str>,
+        limit: &str,
+        retry_after: Option<Duration>,
+    ) -> Result<Vec<FaultId>> {
+        let operations = [
+            Operation::OpenSession,
+            Operation::Import,
+            Operation::ListItems,
+            Operation::ReadItem,
+            Operation::ListFolders,
+        ];
+        let fault = |operation| {
+            let effect = Effect::Refuse(Answer::too_many(limit, retry_after));
+            let fault = Fault::new(operation, effect).always();
+            match tenant {
+                Some(tenant) => fault.tenant(tenant),
+                None => fault,
+            }
+        };
+        operations.into_iter().map(|operation| self.add_fault(fault(operation))).collect()
     }
 
     /// Takes a fault back.

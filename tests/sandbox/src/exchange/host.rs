@@ -168,13 +168,18 @@ impl Front {
             }
             Reply::Half(answer) => {
                 let part = answer.body.slice(..answer.body.len() / 2);
-                let body = ReplyBody::Half { whole: answer.body.len() as u64, part: Some(part) };
+                let body =
+                    ReplyBody::Half { whole: answer.body.len() as u64, part: Some(part), flushed: false };
                 (answer, body)
             }
             Reply::Huge(answer, bytes) => (answer, ReplyBody::Huge { left: bytes }),
             Reply::Cut(cut) => {
                 self.shared.count(seen);
                 line.sever(cut);
+                return Err(Severed);
+            }
+            Reply::Gone => {
+                self.shared.count(seen);
                 return Err(Severed);
             }
             Reply::Silence => {

@@ -214,7 +214,7 @@ async fn read(
             // The client went away, or ended its body early: nothing happens.
             shared.world().aborted_uploads += 1;
             shared.tell_change();
-            return Err(Reply::Cut(super::fault::Cut::Close));
+            return Err(Reply::Gone);
         };
         let Some(piece) = frame.data_ref() else { continue };
         came += piece.len() as u64;

@@ -105,7 +105,7 @@ pub(super) enum ReplyBody {
     /// All of it.
     Full(Option<Bytes>),
     /// The first half of it, then the connection ends.
-    Half { whole: u64, part: Option<Bytes> },
+    Half { whole: u64, part: Option<Bytes>, flushed: bool },
     /// So many bytes of nothing.
     Huge { left: u64 },
 }
@@ -120,8 +120,14 @@ impl Body for ReplyBody {
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         Poll::Ready(match &mut *self {
             ReplyBody::Full(body) => body.take().map(|body| Ok(Frame::data(body))),
-            ReplyBody::Half { part, .. } => match part.take() {
+            ReplyBody::Half { part, flushed, .. } => match part.take() {
                 Some(part) => Some(Ok(Frame::data(part))),
+                // A pause, in which the half is sent.
+                None if !*flushed => {
+                    *flushed = true;
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 None => Some(Err(io::ErrorKind::ConnectionAborted.into())),
             },
             ReplyBody::Huge { left: 0 } => None,

@@ -40,6 +40,9 @@ pub struct SeenRequest {
     pub client_request_id: Option<String>,
 }
 
+/// The most violations kept: one is a failure already.
+const VIOLATIONS: usize = 1000;
+
 /// The last requests kept.
 const SEEN: usize = 4096;
 
@@ -145,7 +148,10 @@ impl Shared {
 
     pub(super) fn violation(&self, text: String) {
         tracing::warn!(violation = text, "a request that Exchange would not expect");
-        self.world().violations.push(text);
+        let mut world = self.world();
+        if world.violations.len() < VIOLATIONS {
+            world.violations.push(text);
+        }
     }
 
     pub(super) fn take(&self, stage: Stage, target: &Target<'_>) -> Vec<Effect> {
@@ -183,6 +189,7 @@ impl Shared {
             .enter(limits, body, now);
         let now_ms = world.now_ms();
         drop(world);
+        self.tell_change();
         match entered {
             Ok(()) => Ok(Place { shared: Arc::clone(self), key, missing: body }),
             Err(refusal) => Err(self.too_many(refusal, now_ms)),

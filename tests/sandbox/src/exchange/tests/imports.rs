@@ -31,7 +31,7 @@ async fn a_session_looks_like_the_real_one() -> Result<()> {
     let stage = Stage::with(Options { session_status: 201, ..Options::default() }).await?;
     let response = stage.session_request("beta", MAILBOX).header("client-request-id", "c-1").send().await?;
     assert_eq!(response.status(), 201);
-    assert_eq!(response.headers().get("client-request-id").map(|v| v.as_bytes()), Some(&b"c-1"[..]));
+    assert_eq!(response.headers().get("client-request-id").context("no id")?, "c-1");
     assert!(response.headers().contains_key("request-id") && response.headers().contains_key("date"));
     let answer = json_of(response).await?;
     let fraction =
@@ -283,6 +283,27 @@ async fn a_body_cut_by_the_client_stores_nothing() -> Result<()> {
     let usage = stage.exchange.usage(APP, MAILBOX);
     assert!(usage.bytes < 200_000, "what did not come is not charged: {usage:?}");
     assert!(stage.keys().is_empty());
+    stage.no_violations()
+}
+
+#[tokio::test]
+async fn an_upload_given_up_on_http2_leaves_the_others_alone() -> Result<()> {
+    let mut stage = Stage::new().await?;
+    stage.client = client(&stage.exchange)?.build()?;
+    let url = stage.session(MAILBOX).await?;
+    let gate = Gate::new();
+    let held = Effect::WaitAfter(When::Open(gate.clone()));
+    stage.exchange.add_fault(Fault::new(Operation::Import, held))?;
+    let request = tokio::spawn(stage.post(&url, &create("k")).send());
+    gate.arrived(1).await;
+    stage.exchange.add_fault(Fault::new(Operation::Import, Effect::SlowBody { bytes_per_second: 1000 }))?;
+    let slow = tokio::spawn(stage.post(&url, &create(&"x".repeat(500_000))).send());
+    stage.exchange.until(|exchange| exchange.usage(APP, MAILBOX).at_work == 2).await;
+    slow.abort();
+    stage.exchange.until(|exchange| exchange.usage(APP, MAILBOX).at_work == 1).await;
+    gate.open();
+    assert_eq!(request.await??.status(), 200);
+    assert_eq!(stage.keys(), ["k"]);
     stage.no_violations()
 }
 
