@@ -59,7 +59,7 @@ impl Pipeline {
             return self.wait_for_the_given_up(course, after, why, settlement).await;
         }
         let sending = self.exchange.send_timeout(course.likely_length());
-        if after > self.hold || after.saturating_add(sending) > course.patience() {
+        if !may_hold || after > self.hold || after.saturating_add(sending) > course.patience() {
             return self.park(course, after, why, settlement).await;
         }
         let waiting = self.waiting(why);

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result, ensure};
 use lapin::{
     BasicProperties,
+    options::QueueDeclareOptions,
     types::{AMQPValue, FieldArray, FieldTable, LongString, ShortString},
 };
 use restore_sandbox::{
@@ -386,7 +387,7 @@ async fn hostile_properties_go_no_further() -> Result<()> {
 
 async fn queue(emitter: &Emitter, name: &str) -> Result<String> {
     let channel = emitter.channel().await?;
-    channel.queue_declare(name.into(), Default::default(), FieldTable::default()).await?;
+    channel.queue_declare(name.into(), QueueDeclareOptions::default(), FieldTable::default()).await?;
     Ok(name.into())
 }
 

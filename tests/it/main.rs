@@ -1,6 +1,11 @@
 //! Behaviour, as scripts against real servers and the sandbox's strict models.
 
 mod bad_input;
+mod blobs;
+mod check;
+mod dependencies;
+mod exchange;
+mod failure;
 mod house;
 mod lanes;
 mod outside;
