@@ -23,7 +23,7 @@ pub struct Settings {
 
 /// What libraries would say beside our own lines. `lapin` logs returned messages with their whole body, and its I/O loop and
 /// the TLS verifier log errors that we judge and log ourselves.
-const QUIET: &str = "lapin::returned_messages=off,lapin::io_loop=off,lapin::channels=off,rustls_platform_verifier=off,\
+const QUIET: &str = "lapin::returned_messages=off,lapin::io_loop=off,lapin::channels=off,lapin::channel=off,rustls_platform_verifier=off,\
     aws_config=warn,aws_smithy_runtime=warn,aws_smithy_runtime_api=warn,aws_sdk_s3=warn,hyper=warn,hyper_util=warn,\
     reqwest=warn,h2=warn,rustls=warn,azure_core=warn,azure_identity=warn,lapin=warn";
 

@@ -8,6 +8,7 @@ mod exchange;
 mod failure;
 mod house;
 mod lanes;
+mod ledger;
 mod outside;
 mod readme;
 mod restore;

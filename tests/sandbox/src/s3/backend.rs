@@ -28,6 +28,7 @@ pub struct Backend(Arc<Mutex<Store>>);
 struct Store {
     buckets: BTreeMap<String, BTreeMap<String, Vec<Version>>>,
     versions: u64,
+    ignores_conditions: bool,
 }
 
 /// One version of an object.
@@ -85,6 +86,11 @@ impl Backend {
     #[expect(clippy::must_use_candidate, reason = "what changes the store also tells what it did")]
     pub fn remove(&self, bucket: &str, key: &str) -> bool {
         self.lock().buckets.get_mut(bucket).is_some_and(|b| b.remove(key).is_some())
+    }
+
+    /// Writes whatever `If-Match` and `If-None-Match` say, as some stores do.
+    pub fn ignore_conditions(&self, ignore: bool) {
+        self.lock().ignores_conditions = ignore;
     }
 
     /// Moves an object to cold storage: GET answers `InvalidObjectState`.
@@ -177,10 +183,11 @@ impl S3 for Backend {
         let mut store = self.lock();
         let bucket = store.buckets.get(&*input.bucket).ok_or_else(|| s3_error!(NoSuchBucket))?;
         let standing = bucket.get(&input.key).and_then(|versions| versions.last());
-        if input.if_none_match.is_some_and(|condition| holds(&condition, standing)) {
+        let conditions = !store.ignores_conditions;
+        if input.if_none_match.is_some_and(|condition| conditions && holds(&condition, standing)) {
             return Err(s3_error!(PreconditionFailed));
         }
-        match (input.if_match, standing) {
+        match (input.if_match.filter(|_| conditions), standing) {
             (Some(_), None) => return Err(s3_error!(NoSuchKey)),
             (Some(condition), Some(_)) if !holds(&condition, standing) => {
                 return Err(s3_error!(PreconditionFailed));
