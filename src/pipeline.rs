@@ -263,8 +263,8 @@ impl Pipeline {
 
     /// Judges what an attempt came to, and gives up its claim where it certainly made no item.
     async fn judge_attempt(&self, course: &mut Course, end: End) -> Verdict {
-        if let End::Trouble(RestoreError { fault: Fault::Passing { dependency, .. }, .. }) = &end {
-            self.ask_for_a_lone_job(course, *dependency).await;
+        if let Some(dependency) = self.neighbour_met(course, &end) {
+            self.ask_for_a_lone_job(course, dependency).await;
         }
         let verdict = self.judge(course, end);
         course.previous_attempt = tokio::time::Instant::now();
@@ -295,6 +295,20 @@ impl Pipeline {
             mailbox_succeeds: self.neighbours.mailbox_succeeds(&course.job.mailbox, course.received),
             dice: fastrand::f64(),
         }
+    }
+
+    /// The neighbour whose passing trouble ended an attempt. A doubt that turned out as no import counts as Exchange's trouble
+    /// only here: while it was open nobody knew.
+    fn neighbour_met(&self, course: &Course, end: &End) -> Option<Dependency> {
+        if let End::Trouble(RestoreError { fault: Fault::Passing { dependency, .. }, .. }) = end {
+            return Some(*dependency);
+        }
+        let End::NotImported(error) = end else { return None };
+        if error.reason == Reason::Internal {
+            return None;
+        }
+        self.neighbours.bad(Dependency::Exchange, &course.job.id, error);
+        Some(Dependency::Exchange)
     }
 
     /// Whether what this job met has been fine for another since its previous attempt.

@@ -43,13 +43,19 @@ where
 {
     /// A job got a good answer.
     pub fn good(&mut self, job: &JobId, now: N) {
-        if self.good[0].as_ref().is_some_and(|(_, last)| last != job) {
-            self.good[1] = self.good[0].take();
-        }
-        self.good[0] = Some((now, job.clone()));
+        self.answered(job, now);
         self.failing.clear();
         self.trials = 0;
         self.next_trial = None;
+    }
+
+    /// Somebody got a good answer that proves nothing for jobs: a probe asks for less than they do, so what they have met
+    /// still counts.
+    pub fn answered(&mut self, who: &JobId, now: N) {
+        if self.good[0].as_ref().is_some_and(|(_, last)| last != who) {
+            self.good[1] = self.good[0].take();
+        }
+        self.good[0] = Some((now, who.clone()));
     }
 
     /// A job met passing trouble. Tells whether the neighbour has just gone away.
@@ -72,10 +78,11 @@ where
         self.failing.len() >= SEVERAL
     }
 
-    /// Whether another job got a good answer at or after `since`.
+    /// Whether another job got a good answer at or after `since`. Never while the neighbour is away: what a probe was told
+    /// before several jobs agreed is overtaken.
     #[must_use]
     pub fn works_for_others(&self, job: &JobId, since: N) -> bool {
-        self.good.iter().flatten().any(|(at, other)| other != job && *at >= since)
+        !self.is_away() && self.good.iter().flatten().any(|(at, other)| other != job && *at >= since)
     }
 
     /// Asks to go on. While the neighbour is away one job at a time may try; each trial is taken by who asks first.
@@ -137,6 +144,19 @@ mod tests {
         assert!(health.is_away());
         health.good(&job("d"), At(5));
         assert!(!health.is_away());
+    }
+
+    #[test]
+    fn a_probes_answer_does_not_wipe_out_what_jobs_have_met() {
+        let mut health = Health::default();
+        for (n, id) in ["a", "b", "c"].into_iter().enumerate() {
+            let now = At(2 * n as u64);
+            health.bad(&job(id), now, &backoff(), 1.0);
+            health.answered(&job("probe"), now + Duration::from_secs(1));
+        }
+        assert!(health.is_away() && !health.works_for_others(&job("c"), At(0)));
+        health.good(&job("d"), At(9));
+        assert!(health.works_for_others(&job("c"), At(9)));
     }
 
     #[test]

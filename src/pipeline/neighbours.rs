@@ -89,7 +89,16 @@ impl Neighbours {
     /// A probe got a good answer: for a job that is alone with its trouble.
     pub fn probe_answered(&self, dependency: Dependency) {
         if let Ok(probe) = JobId::parse("a probe, no job") {
-            self.good(dependency, &probe);
+            self.lock().health.entry(dependency).or_default().answered(&probe, Instant::now());
+        }
+    }
+
+    /// Passing trouble of a neighbour that was known only afterwards.
+    pub fn bad(&self, dependency: Dependency, job: &JobId, error: &RestoreError) {
+        let (now, dice) = (Instant::now(), fastrand::f64());
+        let news = self.lock().health.entry(dependency).or_default().bad(job, now, &self.backoff, dice);
+        if news {
+            warn!(dependency = dependency.as_str(), %error, "away: several jobs met this without a success between them");
         }
     }
 

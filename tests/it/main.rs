@@ -1,5 +1,6 @@
 //! Behaviour, as scripts against real servers and the sandbox's strict models.
 
+mod bad_answers;
 mod bad_input;
 mod blobs;
 mod check;
