@@ -4,6 +4,7 @@ mod bad_input;
 mod blobs;
 mod check;
 mod dependencies;
+mod events;
 mod exchange;
 mod failure;
 mod house;
