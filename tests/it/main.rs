@@ -3,6 +3,7 @@
 mod bad_input;
 mod blobs;
 mod check;
+mod configuration;
 mod dependencies;
 mod events;
 mod exchange;
