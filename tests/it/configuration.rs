@@ -101,8 +101,10 @@ async fn a_file_that_cannot_be_read_or_is_no_yaml_is_named_and_not_quoted() -> R
 async fn the_sample_file_is_a_configuration() -> Result<()> {
     let stack = stack("the_sample_file").await?;
     let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/config/restore-worker.yaml");
-    let mut worker = stack.spawn_with(binary(), &["run", "--config", sample], &[])?;
+    let mut worker =
+        stack.spawn_with(binary(), &["run", "--config", sample], &[("STORAGE__ALLOWED_BUCKETS", "")])?;
     worker.ready().await?;
+    assert!(worker.output().contains("jobs may name any bucket"), "as the file says of an empty list");
     assert!(worker.terminate().await?.success(), "{}", worker.output());
     Ok(())
 }
