@@ -514,6 +514,9 @@ pub fn warnings(config: &Config) -> Vec<String> {
             "ledger.store is none: a redelivered job is done again, and \"succeeded\" can mean twice".into(),
         );
     }
+    if config.storage.allowed_buckets.is_empty() {
+        warnings.push("storage.allowed_buckets is empty: jobs may name any bucket".into());
+    }
     let largest = config.exchange.send_timeout(config.storage.max_blob);
     let longest = config.retry.hold + largest;
     if longest > Duration::from_mins(20) {

@@ -21,18 +21,24 @@ pub struct Settings {
     pub level: tracing::Level,
 }
 
-/// What libraries would say beside our own lines. `lapin` logs returned messages with their whole body, and its I/O loop and
-/// the TLS verifier log errors that we judge and log ourselves.
-const QUIET: &str = "lapin::returned_messages=off,lapin::io_loop=off,lapin::channels=off,lapin::channel=off,rustls_platform_verifier=off,\
-    aws_config=warn,aws_smithy_runtime=warn,aws_smithy_runtime_api=warn,aws_sdk_s3=warn,hyper=warn,hyper_util=warn,\
-    reqwest=warn,h2=warn,rustls=warn,azure_core=warn,azure_identity=warn,lapin=warn";
+/// What libraries would say beside our own lines, at any level. `lapin` logs returned messages with their whole body, and its
+/// I/O loop and the TLS verifier log errors that we judge and log ourselves.
+const QUIET: &str = "lapin::returned_messages=off,lapin::io_loop=off,lapin::channels=off,lapin::channel=off,\
+    rustls_platform_verifier=off";
+
+/// Our own lines at `level`. Libraries warn at most, whatever the level: what they trace is theirs to choose, requests and
+/// their signatures among it, and a new version may choose anew.
+fn directives(level: tracing::Level) -> String {
+    let others = level.min(tracing::Level::WARN);
+    format!("{others},restore_worker={level},{QUIET}")
+}
 
 /// Starts logging. Called once.
 ///
 /// # Errors
 /// When a subscriber is installed already.
 pub fn start(settings: Settings) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(format!("{},{QUIET}", settings.level))?;
+    let filter = EnvFilter::try_new(directives(settings.level))?;
     let lines = tracing_subscriber::fmt::layer();
     let lines = match settings.format {
         Format::Json => {
@@ -42,4 +48,23 @@ pub fn start(settings: Settings) -> anyhow::Result<()> {
     };
     tracing_subscriber::registry().with(filter).with(lines).try_init()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_warn_at_most() {
+        use tracing::Level;
+        for (level, starts) in [
+            (Level::TRACE, "WARN,restore_worker=TRACE,"),
+            (Level::INFO, "WARN,restore_worker=INFO,"),
+            (Level::ERROR, "ERROR,restore_worker=ERROR,"),
+        ] {
+            let directives = directives(level);
+            assert!(directives.starts_with(starts), "{directives}");
+            assert!(EnvFilter::try_new(&directives).is_ok(), "{directives}");
+        }
+    }
 }

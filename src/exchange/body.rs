@@ -95,6 +95,24 @@ impl Progress {
         self.fence.wake();
     }
 
+    /// Waits until the send is aborted while the body is open, and fails the body. A connection that takes no more bytes
+    /// does not ask the body for any, so the body alone would never hear of it.
+    pub(super) async fn aborted(&self) {
+        self.fence.aborted().await;
+        if !self.end_early() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Fails the body if it is still open, and tells whether it failed in this way, now or before.
+    fn end_early(&self) -> bool {
+        if self.turn(OPEN, CUT) {
+            let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+            failure.get_or_insert(passing("the import was ended before its body was complete"));
+        }
+        self.state.load(Ordering::SeqCst) == CUT
+    }
+
     /// Bytes handed over so far.
     pub(super) fn handed(&self) -> u64 {
         self.handed.load(Ordering::Relaxed)
@@ -245,8 +263,8 @@ where
                 _ => {}
             }
             if this.progress.fence.is_aborted() {
-                let error = passing("the import was ended before its body was complete");
-                return Poll::Ready(Some(Err(this.progress.fail(error))));
+                this.progress.end_early();
+                return Poll::Ready(Some(Err(BodyFailed)));
             }
             match &mut this.part {
                 Part::Head(head) => {

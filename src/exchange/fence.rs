@@ -3,18 +3,11 @@
 //! The deadline is on a clock that runs on while the machine is suspended: a worker that wakes after its lease must not
 //! complete an import that another worker may already have taken over.
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::Waker,
-    time::Duration,
-};
+use std::{fmt, sync::Arc, task::Waker, time::Duration};
 
 use futures_util::task::AtomicWaker;
 use rustix::time::{ClockId, clock_gettime};
+use tokio_util::sync::CancellationToken;
 
 /// A moment of `CLOCK_BOOTTIME`: time since the machine started, suspension included. Means nothing on another machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,7 +45,7 @@ pub struct Fence {
 }
 
 struct Shared {
-    aborted: AtomicBool,
+    aborted: CancellationToken,
     waker: AtomicWaker,
 }
 
@@ -66,20 +59,25 @@ impl Fence {
     /// The closing bytes may leave at any time, unless the send is aborted.
     #[must_use]
     pub fn none() -> Self {
-        let shared = Shared { aborted: AtomicBool::new(false), waker: AtomicWaker::new() };
+        let shared = Shared { aborted: CancellationToken::new(), waker: AtomicWaker::new() };
         Self { deadline: None, shared: Arc::new(shared) }
     }
 
     /// Ends the send before its closing bytes (a drain that cannot wait for it). Without effect once they have left.
     pub fn abort(&self) {
-        self.shared.aborted.store(true, Ordering::SeqCst);
+        self.shared.aborted.cancel();
         self.shared.waker.wake();
     }
 
     /// Whether [`Self::abort`] was called.
     #[must_use]
     pub fn is_aborted(&self) -> bool {
-        self.shared.aborted.load(Ordering::SeqCst)
+        self.shared.aborted.is_cancelled()
+    }
+
+    /// Waits for [`Self::abort`].
+    pub(super) async fn aborted(&self) {
+        self.shared.aborted.cancelled().await;
     }
 
     /// Whether the deadline has passed.

@@ -124,6 +124,7 @@ impl Send<'_> {
             tokio::select! {
                 heard = self.send_and_read(body, progress) => heard,
                 () = overdue => Err(Silence::TimeOut),
+                () = progress.aborted() => Err(Silence::Broken("the send was aborted".into())),
             }
         };
         timeout(self.overall, both).await.unwrap_or(Err(Silence::TimeOut))

@@ -230,6 +230,11 @@ impl Pipeline {
         if failure.error.fault == Fault::InDoubt || conflict_of_our_own {
             return self.in_doubt(course, failure.error).await;
         }
+        let passing = matches!(failure.error.fault, Fault::Passing { .. });
+        if passing && !failure.completed && self.life.closing().is_cancelled() {
+            // Ended by our own drain: nobody's trouble, and certainly no item.
+            return End::NotBegun;
+        }
         if failure.error.fault == Fault::Job {
             // A refusal is an answer: Exchange works.
             self.neighbours.good(Dependency::Exchange, &course.job.id);

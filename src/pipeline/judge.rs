@@ -67,7 +67,7 @@ pub enum End {
     },
     /// `notAfter` has passed.
     Expired,
-    /// The process drains, or is paused, and the work has not begun.
+    /// The process drains, or is paused: the work has not begun, or was ended before it could become an item.
     NotBegun,
 }
 

@@ -29,7 +29,10 @@ mod tests;
 pub mod window;
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
@@ -218,6 +221,8 @@ struct Shared {
     origin: Instant,
     alarm: Notify,
     metrics: Arc<Metrics>,
+    /// How many jobs were last shown as waiting, by [`Why::ALL`].
+    shown: [AtomicI64; Why::ALL.len()],
 }
 
 type Waker = oneshot::Sender<LanePass>;
@@ -227,7 +232,8 @@ impl Lanes {
     #[must_use]
     pub fn new(settings: Settings, metrics: Arc<Metrics>) -> Self {
         let core = Mutex::new(Core::new(settings.rules()));
-        let shared = Shared { core, origin: Instant::now(), alarm: Notify::new(), metrics };
+        let shared =
+            Shared { core, origin: Instant::now(), alarm: Notify::new(), metrics, shown: Default::default() };
         let lanes = Self { shared: Arc::new(shared) };
         lanes.within(|_, _| ());
         lanes
@@ -321,8 +327,11 @@ impl Lanes {
         let metrics = &self.shared.metrics;
         let tally = core.tally(now);
         let (busy, places) = core.places();
-        for why in Why::ALL {
-            metrics.jobs_waiting.with_label_values(&[why.as_str()]).set(tally.waiting(why).into());
+        // The pipeline counts jobs under the same words, so only what has changed here is added. The core is locked.
+        for (why, shown) in Why::ALL.into_iter().zip(&self.shared.shown) {
+            let waiting = i64::from(tally.waiting(why));
+            let change = waiting - shown.swap(waiting, Ordering::Relaxed);
+            metrics.jobs_waiting.with_label_values(&[why.as_str()]).add(change);
         }
         metrics.jobs_in_flight.set(busy.into());
         metrics.slots.with_label_values(&["busy"]).set(busy.into());

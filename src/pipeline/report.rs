@@ -20,6 +20,8 @@ use crate::{
 
 /// How often a job's own reply queue may refuse before the configured one is used.
 const REPLY_TRIES: u32 = 3;
+/// How long an end waits that no queue takes.
+const NOWHERE: Duration = Duration::from_secs(30);
 /// Delays between tries to publish.
 const PUBLISH: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
@@ -86,9 +88,7 @@ impl Pipeline {
             }
             Told::Void => Next::Void,
             Told::NoMore => Next::GiveBack,
-            Told::Nowhere => {
-                Next::Judge(Box::new(End::NoRoom { after: Duration::from_secs(30), why: "retry" }))
-            }
+            Told::Nowhere => Next::Judge(Box::new(End::NoRoom { after: NOWHERE, why: "retry" })),
         }
     }
 
@@ -254,7 +254,10 @@ impl Pipeline {
                 event::render(subject, journey.submitted_by.as_deref(), &event, &self.worker, now());
             if let Ok(rendered) = rendered {
                 match self.publish_event(&rendered, message, id.as_str(), settlement).await {
-                    Told::Yes | Told::Nowhere => {}
+                    Told::Yes => {}
+                    Told::Nowhere => {
+                        return self.park_message(message, journey, NOWHERE, settlement).await.into();
+                    }
                     Told::Void => return Next::Void,
                     Told::NoMore => return Next::GiveBack,
                 }

@@ -16,7 +16,7 @@ use super::{
     report::Patience,
 };
 use crate::{
-    broker::{Settlement, Source, Tier},
+    broker::{Message, Settlement, Source, Tier},
     domain::{Journey, UnixMillis},
 };
 
@@ -90,7 +90,7 @@ impl Pipeline {
         if settlement.is_void() { Waited::Void } else { waited }
     }
 
-    /// Publishes a copy to the tier that fits, for as long as that takes.
+    /// A copy of the job waits in the tier that fits.
     async fn park(
         &self,
         course: &Course,
@@ -99,30 +99,34 @@ impl Pipeline {
         settlement: &Settlement,
     ) -> Waited {
         let waiting = self.waiting(why);
-        let journey: Journey = course.journey.clone();
+        let parked = self.park_message(&course.message, &course.journey, after, settlement).await;
+        drop(waiting);
+        parked
+    }
+
+    /// Publishes a copy to the tier that fits, for as long as that takes.
+    pub(super) async fn park_message(
+        &self,
+        message: &Message,
+        journey: &Journey,
+        after: Duration,
+        settlement: &Settlement,
+    ) -> Waited {
         let mut patience = Patience::new();
-        let parked = loop {
-            match self
-                .broker
-                .publisher()
-                .park(tier_for(self.broker.tiers(), after), &course.message, &journey)
-                .await
-            {
-                Ok(()) => break Waited::Elsewhere,
-                Err(error) => {
-                    warn!(job_id = %course.job.id, %error, "a wait tier did not take a copy; publishing it again");
-                }
+        let tier = tier_for(self.broker.tiers(), after);
+        loop {
+            match self.broker.publisher().park(tier, message, journey).await {
+                Ok(()) => return Waited::Elsewhere,
+                Err(error) => warn!(%error, "a wait tier did not take a copy; publishing it again"),
             }
             if settlement.is_void() {
-                break Waited::Void;
+                return Waited::Void;
             }
             tokio::select! {
                 () = sleep(patience.next()) => {}
-                () = self.life.closing().cancelled() => break Waited::NoMore,
+                () = self.life.closing().cancelled() => return Waited::NoMore,
             }
-        };
-        drop(waiting);
-        parked
+        }
     }
 
     /// Counts a job as waiting for as long as the value lives.

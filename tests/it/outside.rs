@@ -1,14 +1,17 @@
 //! What is seen from outside: health, metrics, log lines, exit codes; and what never is: secrets.
 
-use anyhow::Result;
+use std::{collections::BTreeSet, time::Duration};
+
+use anyhow::{Context as _, Result};
 use restore_sandbox::{
-    exchange::{Effect, Fault, Operation},
-    fts::ItemSpec,
-    s3::SECRET_KEY,
-    stack::{CLIENT_SECRET, create_job},
+    exchange::{Answer, Cut, Effect, Fault, Gate, Operation, UrlTwist, When},
+    fts::{Broken, ItemSpec, broken},
+    s3::{self, SECRET_KEY},
+    stack::{BLOBS, CLIENT_SECRET, Stack, create_job},
+    worker::Worker,
 };
 
-use crate::support::{binary, stack};
+use crate::support::{binary, broker, stack};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn health_metrics_and_log_lines_without_a_secret() -> Result<()> {
@@ -110,5 +113,170 @@ async fn a_start_that_cannot_be_says_why_and_exits_as_documented() -> Result<()>
             "{name}: {output}"
         );
     }
+    Ok(())
+}
+
+/// A user of its own for the stack's vhost; gives the URI with its password.
+async fn with_user(stack: &Stack, name: &str, password: &str) -> Result<String> {
+    let management = broker().await?.management().context("a broker with its management plugin")?;
+    let uri = stack.uri.parse::<lapin::uri::AMQPUri>().map_err(anyhow::Error::msg)?;
+    management.create_user(&uri.vhost, name, password).await?;
+    let place = stack.uri.rsplit_once('@').context("a URI with a user")?.1;
+    Ok(format!("amqp://{name}:{password}@{place}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_failure_prints_a_secret_at_any_level_nor_a_library_its_own_words() -> Result<()> {
+    let stack = stack("no_failure_prints_a_secret").await?;
+    let (password, session_token) = ("pass~word~of~the~broker", "session~token~of~the~storage");
+    let mut variables = stack.variables();
+    let uri = with_user(&stack, "secretive", password).await?;
+    for (name, value) in [
+        ("RESTORE_WORKER__BROKER__URI", &*uri),
+        ("RESTORE_WORKER__LOG__LEVEL", "trace"),
+        ("RESTORE_WORKER__EXCHANGE__REQUEST_TIMEOUT", "1s"),
+        ("RESTORE_WORKER__IN_DOUBT__SETTLE", "1s"),
+        ("RESTORE_WORKER__IN_DOUBT__CLOCK_MARGIN", "1s"),
+        ("AWS_SESSION_TOKEN", session_token),
+    ] {
+        variables.insert(name.to_owned(), value.to_owned());
+    }
+    let mut worker = Worker::spawn(binary(), &variables, &stack.log())?;
+    worker.ready().await?;
+    let mut emitter = stack.emitter().await?;
+    stack.store("good.fts", &ItemSpec::mail(1, 9_000));
+    stack.s3.put(BLOBS, "bad.fts", broken(Broken::WrongHead));
+    let import = |effect| Fault::new(Operation::Import, effect);
+    let session = |effect| Fault::new(Operation::OpenSession, effect);
+    let refused = Answer::error(400, "ErrorInvalidRequest", "Refused: https://x/y?authtoken=");
+    let faults = [
+        import(Effect::Refuse(Answer::too_many("IncomingBytes", Some(Duration::from_secs(1))))),
+        import(Effect::EndSession { status: 401 }),
+        import(Effect::CutAfter(Cut::Reset)),
+        import(Effect::NotJson),
+        import(Effect::WithoutItemId),
+        import(Effect::HugeAnswer { bytes: 1 << 20 }),
+        import(Effect::Refuse(Answer::redirect(307, "https://elsewhere.example/x"))),
+        import(Effect::RefuseAfterBody(refused)),
+        import(Effect::RefuseAfterBody(Answer::status(500))),
+        session(Effect::ImportUrl(UrlTwist::Host("elsewhere.example".into()))),
+        session(Effect::ImportUrl(UrlTwist::Http)),
+        session(Effect::NotJson),
+        session(Effect::Expiration(Some("never".into()))),
+        session(Effect::Refuse(Answer::status(401))),
+        session(Effect::Refuse(Answer::status(403))),
+    ];
+    let mut jobs = Vec::new();
+    for (n, fault) in faults.into_iter().enumerate() {
+        let mailbox = stack.mailbox(&format!("m{n}"));
+        stack.exchange.add_fault(fault.mailbox(&mailbox))?;
+        jobs.push(create_job(&format!("fault-{n}"), &mailbox, "good.fts"));
+    }
+    let mailbox = stack.mailbox("anna");
+    for key in ["bad.fts", "missing.fts", "good.fts"] {
+        jobs.push(create_job(key, &mailbox, key));
+    }
+    let forbidden = s3::Effect::Answer { status: 403, code: "AccessDenied" };
+    stack.s3.faults().add(s3::Fault::new(forbidden).key(&format!("{BLOBS}/forbidden.fts")));
+    jobs.push(create_job("forbidden", &mailbox, "forbidden.fts"));
+    let count = emitter.publish_all(jobs).await?;
+    emitter.publish_raw(b"{\"jobId\":\"no job\"}", lapin::BasicProperties::default()).await?;
+    let results = emitter.results_of(count + 1).await.with_context(|| worker.output())?;
+    // Tokens that Graph no longer takes, and a storage that refuses our keys: a pause of everything, and its end.
+    stack.exchange.invalidate_tokens();
+    stack.exchange.end_sessions(None);
+    let refused = s3::Effect::Answer { status: 403, code: "SignatureDoesNotMatch" };
+    stack.s3.faults().add(s3::Fault::new(refused).always());
+    emitter.publish(&create_job("after all", &mailbox, "good.fts")).await?;
+    worker.logs("everything is paused").await?;
+    stack.s3.faults().clear_all();
+    let last = emitter.next_result().await.with_context(|| worker.output())?.json()?;
+    assert_eq!(last["status"], "succeeded", "{last:#}");
+    let letters = emitter.take_all("restore.dead-letters").await?;
+    let letters: Vec<_> =
+        letters.iter().map(|l| format!("{:?}{}", l.headers, String::from_utf8_lossy(&l.body))).collect();
+    let mut pages = String::new();
+    for path in ["/metrics", "/readyz?verbose", "/livez?verbose"] {
+        pages += &worker.get(path).await?.1;
+    }
+    assert!(worker.terminate().await?.success());
+    let everything = format!("{}\n{pages}\n{results:?}\n{last}\n{letters:?}", worker.output());
+    let mut secrets = stack.exchange.secrets();
+    let own = [CLIENT_SECRET, SECRET_KEY, password, session_token, "authtoken=ey"];
+    secrets.extend(own.map(ToOwned::to_owned));
+    for secret in secrets {
+        let at = everything.find(&secret);
+        let around = |at: usize| everything.get(at.saturating_sub(400)..at).unwrap_or_default().to_owned();
+        assert!(at.is_none(), "{secret:.12}… was printed after {:?}", at.map(around));
+    }
+    for line in worker.log_lines() {
+        let ours = line["target"].as_str().is_some_and(|target| target.starts_with("restore_worker"));
+        assert!(ours || line["level"] == "WARN" || line["level"] == "ERROR", "{line:#}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_waits_in_memory_is_counted_by_what_it_waits_for() -> Result<()> {
+    let stack = stack("a_job_that_waits_is_counted").await?;
+    let mut worker = stack.worker(binary(), &[("RETRY__HOLD", "1h"), ("RETRY__MAX", "1h")]).await?;
+    let mut emitter = stack.emitter().await?;
+    let (throttled, other) = (stack.mailbox("throttled"), stack.mailbox("other"));
+    stack.store("good.fts", &ItemSpec::mail(1, 4_000));
+    let hour = Answer::too_many("MailboxConcurrency", Some(Duration::from_secs(60)));
+    stack.exchange.add_fault(Fault::new(Operation::OpenSession, Effect::Refuse(hour)).mailbox(&throttled))?;
+    emitter.publish(&create_job("waits", &throttled, "good.fts")).await?;
+    let why = ["why=\"throttled\""];
+    worker.metric_reaches("restore_jobs_waiting", &why, 1.0).await?;
+    // Another lane's coming and going leaves the count alone.
+    emitter.publish(&create_job("goes", &other, "good.fts")).await?;
+    emitter.next_result().await?;
+    let waiting = worker.metric("restore_jobs_waiting", &why).await?;
+    assert!((waiting - 1.0).abs() < 0.1, "{waiting}: {}", worker.get("/metrics").await?.1);
+    assert!(worker.metric("restore_oldest_job_age_seconds", &[]).await? > 0.0);
+    assert!(worker.terminate().await?.success());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gauges_are_back_to_nothing_when_all_is_done() -> Result<()> {
+    let stack = stack("gauges_are_back_to_nothing").await?;
+    let mut worker = stack.worker(binary(), &[("LANES__IN_FLIGHT", "2")]).await?;
+    let mut emitter = stack.emitter().await?;
+    let mailbox = stack.mailbox("anna");
+    stack.store("good.fts", &ItemSpec::mail(1, 4_000));
+    let gate = Gate::new();
+    stack
+        .exchange
+        .add_fault(Fault::new(Operation::Import, Effect::Wait(When::Open(gate.clone()))).times(2))?;
+    emitter.publish_all((0..5).map(|n| create_job(&format!("j-{n}"), &mailbox, "good.fts"))).await?;
+    gate.arrived(2).await;
+    worker.metric_reaches("restore_jobs_waiting", &["why=\"slot\""], 3.0).await?;
+    for (name, labels, value) in [
+        ("restore_jobs_in_flight", "", 2.0),
+        ("restore_slots", "state=\"busy\"", 2.0),
+        ("restore_slots", "state=\"free\"", 0.0),
+        ("restore_lanes", "state=\"active\"", 1.0),
+    ] {
+        let found = worker.metric(name, &[labels]).await?;
+        assert!((found - value).abs() < 0.1, "{name}{labels} is {found}");
+    }
+    gate.open();
+    emitter.results_of(5).await?;
+    worker.metric_reaches("restore_slots", &["state=\"free\""], 2.0).await?;
+    let (_, text) = worker.get("/metrics").await?;
+    for (name, labels) in [
+        ("restore_jobs_in_flight", ""),
+        ("restore_jobs_waiting", ""),
+        ("restore_slots", "state=\"busy\""),
+        ("restore_lanes", "state=\"active\""),
+    ] {
+        let left: BTreeSet<_> = text
+            .lines()
+            .filter(|l| l.starts_with(name) && l.contains(labels) && !l.ends_with(" 0"))
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+    assert!(worker.terminate().await?.success());
     Ok(())
 }

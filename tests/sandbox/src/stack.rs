@@ -141,11 +141,19 @@ impl Stack {
     /// # Errors
     /// If it cannot be started.
     pub fn spawn(&self, binary: &Path, more: &[(&str, &str)]) -> Result<Worker> {
+        self.spawn_with(binary, &["run"], more)
+    }
+
+    /// The same with any arguments.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn spawn_with(&self, binary: &Path, arguments: &[&str], more: &[(&str, &str)]) -> Result<Worker> {
         let mut variables = self.variables();
         for (name, value) in more {
             variables.insert(format!("RESTORE_WORKER__{name}"), (*value).to_owned());
         }
-        Worker::spawn(binary, &variables, &self.log())
+        Worker::command(binary, arguments, &variables, &self.log())
     }
 
     /// A file for the next worker's output.

@@ -54,6 +54,16 @@ impl Management {
         Ok(())
     }
 
+    /// Creates a user who may do everything in one virtual host.
+    pub async fn create_user(&self, vhost: &str, name: &str, password: &str) -> Result<()> {
+        let (vhost, name) = (escaped(vhost), escaped(name));
+        let user = json!({"password": password, "tags": ""});
+        self.ask(Method::PUT, &format!("/api/users/{name}"), Some(user)).await?;
+        let everything = json!({"configure": ".*", "write": ".*", "read": ".*"});
+        self.ask(Method::PUT, &format!("/api/permissions/{vhost}/{name}"), Some(everything)).await?;
+        Ok(())
+    }
+
     /// Deletes a virtual host with all that is in it.
     pub async fn delete_vhost(&self, name: &str) -> Result<()> {
         self.ask(Method::DELETE, &format!("/api/vhosts/{}", escaped(name)), None).await?;
