@@ -168,7 +168,7 @@ impl Pipeline {
         }
     }
 
-    /// The event goes out at once; the ack waits for the ledger, in a copy if that takes too long.
+    /// The ack waits for the ledger, in a copy if that takes too long.
     async fn done_without_the_ledger(
         &self,
         course: &mut Course,
@@ -185,9 +185,15 @@ impl Pipeline {
             }
         }
         let after = self.hold.min(Duration::from_secs(5));
-        self.wait(course, &Wait { after, why: "claim", counts: false, may_hold: true }, settlement)
-            .await
-            .into()
+        let wait = Wait { after, why: "claim", counts: false, may_hold: true };
+        match self.wait(course, &wait, settlement).await {
+            // The delivery is gone, the answer is not: without it the job that comes back could only guess.
+            Waited::Void => tokio::select! {
+                () = tokio::time::sleep(after) => Next::Attempt,
+                () = self.life.closing().cancelled() => Next::Void,
+            },
+            waited @ (Waited::Here | Waited::Elsewhere | Waited::NoMore) => waited.into(),
+        }
     }
 
     /// Record failed → event → dead letter → ack; unless the record knows better.
