@@ -162,9 +162,10 @@ impl Strikes {
         if let Some(status) = status
             && request.path.starts_with(RECORDS)
         {
-            let text = String::from_utf8_lossy(&request.body);
-            let body = text.find('{').and_then(|from| Some((from, text.rfind('}')?)));
-            let body = body.and_then(|(from, to)| text.get(from..=to)).unwrap_or_default();
+            // A record is JSON; an item's index is a job's id in the SDK's framing, which breaks lines.
+            let text = String::from_utf8_lossy(&request.body).replace(['\r', '\n'], " ");
+            let body = text.find('{').and_then(|from| text.get(from..=text.rfind('}')?));
+            let body = body.unwrap_or(&text);
             self.note(format!("{} {} {} {status} {body}", request.access_key, request.method, request.path));
         }
         match step {
