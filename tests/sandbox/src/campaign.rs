@@ -46,7 +46,7 @@ use crate::{
 /// What a campaign is to be.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// Rounds; each kills about thirty times, freezes three times and restarts the broker once.
+    /// Rounds; each kills about thirty times, freezes five times and restarts the broker once.
     #[arg(long, default_value_t = 20)]
     pub rounds: u32,
     /// Rolls everything.
@@ -83,7 +83,7 @@ pub enum LedgerKind {
 
 /// Kills, freezes, restarts, cuts and troubles of a round.
 const ROUND: [(Deed, usize); 5] =
-    [(Deed::Kill, 30), (Deed::Freeze, 3), (Deed::Restart, 1), (Deed::Cut, 1), (Deed::Trouble, 5)];
+    [(Deed::Kill, 30), (Deed::Freeze, 5), (Deed::Restart, 1), (Deed::Cut, 1), (Deed::Trouble, 5)];
 /// How long a step is waited for.
 const PATIENCE: Duration = Duration::from_secs(4);
 /// `exchange.request_timeout` of the workers; a lease is that, a second for the bytes and a margin of five.
@@ -386,7 +386,7 @@ impl Campaign {
         let letters = self.queues().await?.into_iter().find(|queue| queue.name == "restore.dead-letters");
         let letters = letters.map_or(0, |queue| queue.ready);
         let buried = ended("failed") + ended("unknown");
-        if (letters as usize) < buried {
+        if letters < buried as u64 {
             troubled.push(format!("{letters} dead letters for {buried} jobs that failed or are unknown"));
         }
         let told_again = self
@@ -404,6 +404,7 @@ impl Campaign {
             findings,
             tally: self.strikes.tally(),
             told_again,
+            woken: self.fleet.woken_after(LEASE),
             starts: self.fleet.starts(),
             done: self.done.clone(),
             exchange: self.stack.exchange.fired_by_name(),
@@ -462,6 +463,16 @@ impl Campaign {
         println!("\n  the workers' logs: {}", kept.display());
         Ok(())
     }
+}
+
+/// Bytes as hexadecimal text.
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        write!(text, "{byte:02x}").ok();
+        text
+    })
 }
 
 /// A queue and what it holds.

@@ -132,7 +132,9 @@ impl Publisher {
             .await?;
         match confirm {
             Confirmation::Ack(None) => Ok(()),
-            other => bail!("the broker did not take the job: {other:?}"),
+            other @ (Confirmation::Ack(Some(_)) | Confirmation::Nack(_) | Confirmation::NotRequested) => {
+                bail!("the broker did not take the job: {other:?}")
+            }
         }
     }
 }

@@ -36,6 +36,9 @@ struct Place {
     /// A blow has ended it, or is about to.
     struck: bool,
     thaw_at: Option<Instant>,
+    frozen_at: Instant,
+    /// Freezes that it has woken from, by how long they were.
+    woken: Vec<Duration>,
     starts: u64,
     /// Ends that nobody has caused.
     own_ends: Vec<String>,
@@ -62,6 +65,8 @@ impl Fleet {
                 running: None,
                 struck: false,
                 thaw_at: None,
+                frozen_at: Instant::now(),
+                woken: Vec::new(),
                 starts: 0,
                 own_ends: Vec::new(),
             })
@@ -116,6 +121,12 @@ impl Fleet {
                 place.thaw();
             }
         }
+    }
+
+    /// How many have woken from a freeze of at least this time.
+    pub(super) fn woken_after(&self, time: Duration) -> usize {
+        let woken = (0..self.len()).filter_map(|n| self.place(n)).flat_map(|place| place.woken.clone());
+        woken.filter(|frozen| *frozen >= time).count()
     }
 
     /// Starts so far.
@@ -195,7 +206,8 @@ impl Place {
             Blow::Freeze(time) => {
                 let frozen = self.thaw_at.is_none() && self.signal(Signal::STOP);
                 if frozen {
-                    self.thaw_at = Some(Instant::now() + time);
+                    self.frozen_at = Instant::now();
+                    self.thaw_at = Some(self.frozen_at + time);
                 }
                 frozen
             }
@@ -203,8 +215,8 @@ impl Place {
     }
 
     fn thaw(&mut self) {
-        if self.thaw_at.take().is_some() {
-            self.signal(Signal::CONT);
+        if self.thaw_at.take().is_some() && self.signal(Signal::CONT) && !self.struck {
+            self.woken.push(self.frozen_at.elapsed());
         }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use serde_json::Value;
 
+use super::hex;
 use crate::{
     exchange::ItemFacts,
     fts::ItemSpec,
@@ -137,10 +138,6 @@ impl Jobs {
             },
         }]
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What a job was told to have come to.

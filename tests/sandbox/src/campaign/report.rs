@@ -19,6 +19,7 @@ pub(super) struct Report {
     pub(super) findings: Findings,
     pub(super) tally: Tally,
     pub(super) told_again: usize,
+    pub(super) woken: usize,
     pub(super) starts: u64,
     pub(super) done: Done,
     /// The model's faults, by name.
@@ -75,12 +76,13 @@ impl Report {
 
     fn blows(&self) {
         let total = |steps: &BTreeMap<Step, u64>| steps.values().sum::<u64>();
-        println!("\n  {:<38}{:>8}{:>9}", "struck at", "kills", "freezes");
+        println!("\n  {:<42}{:>8}{:>9}", "struck at", "kills", "freezes");
         for step in Step::ALL {
             let of = |steps: &BTreeMap<Step, u64>| steps.get(&step).copied().unwrap_or_default();
-            println!("  {:<38}{:>8}{:>9}", step.describe(), of(&self.tally.kills), of(&self.tally.freezes));
+            println!("  {:<42}{:>8}{:>9}", step.describe(), of(&self.tally.kills), of(&self.tally.freezes));
         }
-        println!("  {:<38}{:>8}{:>9}", "all", total(&self.tally.kills), total(&self.tally.freezes));
+        println!("  {:<42}{:>8}{:>9}", "all", total(&self.tally.kills), total(&self.tally.freezes));
+        row("woken after the lease was over", self.woken);
         row("killed with the event out, told again", self.told_again);
         row("blows for which nobody came by", self.done.missed);
         row("worker starts", self.starts);
@@ -108,5 +110,5 @@ impl Report {
 }
 
 fn row(what: &str, value: impl std::fmt::Display) {
-    println!("  {what:<38}{value:>8}");
+    println!("  {what:<42}{value:>8}");
 }

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 
 use super::{
     fleet::{self, Fleet},
+    hex,
     step::{Blow, Step},
 };
 use crate::{
@@ -195,8 +196,7 @@ impl WatchExchange for Strikes {
             Moment::StoredLate => None,
         };
         if let Some(item) = sight.item_id {
-            let key: String =
-                sight.search_key.unwrap_or_default().iter().map(|b| format!("{b:02x}")).collect();
+            let key = hex(sight.search_key.unwrap_or_default());
             self.note(format!("{} {:?} {item} key={key}", sight.client_id, sight.moment));
         }
         if let Some(step) = step {

@@ -122,8 +122,12 @@ impl Trouble {
         }
         tokio::time::sleep(time).await;
         storage.set_out(false);
-        ours.into_iter().for_each(|id| storage.clear(id));
-        theirs.into_iter().for_each(|id| exchange.clear_fault(id));
+        for id in ours {
+            storage.clear(id);
+        }
+        for id in theirs {
+            exchange.clear_fault(id);
+        }
         Ok(())
     }
 }

@@ -108,7 +108,7 @@ fn judge_job(job: &Job, told: &[Told], items: &BTreeMap<&str, &Item>, findings: 
             "failed" => judge_failure(job, items, findings),
             "unknown" if job.update.is_some() || !job.keyed => {}
             "unknown" => {
-                findings.wrong(Kind::Unfounded, &[job], "unknown, though the item can be recognised")
+                findings.wrong(Kind::Unfounded, &[job], "unknown, though the item can be recognised");
             }
             other => findings.wrong(Kind::FalselyTold, &[job], format!("status {other}")),
         }
@@ -151,7 +151,7 @@ fn judge_success(job: &Job, told: &Told, items: &BTreeMap<&str, &Item>, findings
         match items.get(name.as_str()) {
             Some(item) if item.sha256 == job.sha256 && item.mailbox == job.mailbox => {}
             Some(_) => {
-                findings.wrong(Kind::FalselyTold, &[job], format!("{name} is not what was to be restored"))
+                findings.wrong(Kind::FalselyTold, &[job], format!("{name} is not what was to be restored"));
             }
             None => findings.wrong(Kind::FalselyTold, &[job], format!("{name} does not exist")),
         }
@@ -231,13 +231,15 @@ mod tests {
         Item { id: id.into(), mailbox: "m".into(), sha256: "s".into() }
     }
 
+    /// Name, jobs, events, items, what is wrong.
+    type Case = (&'static str, Vec<(String, Job)>, Vec<(&'static str, Vec<Told>)>, Vec<Item>, Vec<Kind>);
+
     #[test]
     fn what_is_wrong_is_found() {
         use Kind::{Doubled, FalselyTold, Lost, Unfounded};
         let ok = |items: &[&str]| told("succeeded", items);
         let one = || vec![job("a", true)];
         let two = || vec![job("a", true), job("b", true)];
-        type Case = (&'static str, Vec<(String, Job)>, Vec<(&'static str, Vec<Told>)>, Vec<Item>, Vec<Kind>);
         let cases: Vec<Case> = vec![
             ("all is well", one(), vec![("a", vec![ok(&["x"])])], vec![item("x")], vec![]),
             ("told twice", one(), vec![("a", vec![ok(&["x"]), ok(&["x"])])], vec![item("x")], vec![]),
