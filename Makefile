@@ -3,7 +3,7 @@
 CARGO ?= cargo
 SANDBOX := $(CARGO) run --quiet --package restore-sandbox --bin restore-sandbox --
 
-.PHONY: help demo sandbox test lint doc bench-lanes tools
+.PHONY: help demo sandbox test lint doc bench-lanes tools crash-test crash-test-short
 
 help:                ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -22,6 +22,16 @@ tools:               ## what the tests need and the toolchain does not bring
 
 test: build tools    ## unit and integration tests; installs RabbitMQ if it is missing
 	$(CARGO) test --workspace
+
+ROUNDS ?= 20
+SEED ?= 1
+CRASH := $(CARGO) run --quiet --package restore-sandbox --bin crash-test --
+
+crash-test: build tools ## workers killed, frozen, cut off while they restore (ROUNDS, SEED)
+	$(CRASH) --rounds $(ROUNDS) --seed $(SEED)
+
+crash-test-short: build tools ## the same for a minute or two, as in CI
+	$(CRASH) --rounds 2 --seed $(SEED)
 
 lint:                ## formatting, lints, documentation
 	$(CARGO) fmt --all --check

@@ -118,7 +118,7 @@ impl Ledger {
             Ok(object) => object,
             Err(error) => {
                 let failure = Failure::read(&error);
-                let missing = failure.status == Some(404) && failure.code.as_deref() != Some("NoSuchBucket");
+                let missing = is_missing(&failure);
                 self.count("read", if missing { "none" } else { "error" });
                 return if missing { Ok(None) } else { Err(failure.unavailable(Dependency::Ledger)) };
             }
@@ -158,10 +158,37 @@ impl Ledger {
         if let Written::Stands(_) = self.put(&key, job.id.as_str().as_bytes().to_vec(), None, "take").await? {
             return Ok(Taken::Ours);
         }
-        let got = self.client.get_object().bucket(&*self.bucket).key(&key).send().await;
-        let object = got.map_err(|error| Failure::read(&error).unavailable(Dependency::Ledger))?;
+        Ok(self.owner(job, &key).await?.unwrap_or(Taken::Others))
+    }
+
+    /// Whose an item is already; `None`: nobody has taken it.
+    ///
+    /// # Errors
+    /// Passing, of the ledger.
+    pub async fn whose(
+        &self,
+        job: &RestoreJob,
+        mailbox: &MailboxId,
+        item: &ItemId,
+    ) -> Result<Option<Taken>, RestoreError> {
+        self.owner(job, &self.item_key(&job.tenant, mailbox, item)).await
+    }
+
+    async fn owner(&self, job: &RestoreJob, key: &str) -> Result<Option<Taken>, RestoreError> {
+        let object = match self.client.get_object().bucket(&*self.bucket).key(key).send().await {
+            Ok(object) => object,
+            Err(error) => {
+                let failure = Failure::read(&error);
+                return if is_missing(&failure) {
+                    Ok(None)
+                } else {
+                    Err(failure.unavailable(Dependency::Ledger))
+                };
+            }
+        };
         let body = object.body.collect().await.map_err(|_| passing("an item's index broke off".into()))?;
-        Ok(if body.into_bytes() == job.id.as_str().as_bytes() { Taken::Ours } else { Taken::Others })
+        let ours = body.into_bytes() == job.id.as_str().as_bytes();
+        Ok(Some(if ours { Taken::Ours } else { Taken::Others }))
     }
 
     async fn put(
@@ -305,6 +332,11 @@ fn judge(
             }
         }
     }
+}
+
+/// No such object; a bucket that is missing is no answer.
+fn is_missing(failure: &Failure) -> bool {
+    failure.status == Some(404) && failure.code.as_deref() != Some("NoSuchBucket")
 }
 
 fn passing(why: String) -> RestoreError {

@@ -168,7 +168,8 @@ impl Pipeline {
         }
     }
 
-    /// The event goes out at once; the ack waits for the ledger, in a copy if that takes too long.
+    /// Event and ack wait for the ledger, in a copy if that takes too long. Told before it is recorded, the end could not be kept:
+    /// if this worker died, the job that comes back could only guess, and until its item is taken a copy's job may take it.
     async fn done_without_the_ledger(
         &self,
         course: &mut Course,
@@ -176,18 +177,18 @@ impl Pipeline {
         error: RestoreError,
         settlement: &Settlement,
     ) -> Next {
-        tracing::warn!(job_id = %course.job.id, %error, "imported, but the ledger does not take it; it will be told again");
-        // Told once now, and once more when it is recorded; not at every try between.
-        if course.journey.imported.replace(success.imported.clone()).is_none() {
-            let told = self.tell(course, succeeded(success), settlement).await;
-            if !matches!(told, Next::Ack) {
-                return told;
-            }
-        }
+        tracing::warn!(job_id = %course.job.id, %error, "imported, but the ledger does not take it; it will be told when it does");
+        course.journey.imported = Some(success.imported);
         let after = self.hold.min(Duration::from_secs(5));
-        self.wait(course, &Wait { after, why: "claim", counts: false, may_hold: true }, settlement)
-            .await
-            .into()
+        let wait = Wait { after, why: "claim", counts: false, may_hold: true };
+        match self.wait(course, &wait, settlement).await {
+            // The delivery is gone, the answer is not: without it the job that comes back could only guess.
+            Waited::Void => tokio::select! {
+                () = tokio::time::sleep(after) => Next::Attempt,
+                () = self.life.closing().cancelled() => Next::Void,
+            },
+            waited @ (Waited::Here | Waited::Elsewhere | Waited::NoMore) => waited.into(),
+        }
     }
 
     /// Record failed → event → dead letter → ack; unless the record knows better.

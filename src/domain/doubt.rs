@@ -87,6 +87,8 @@ pub fn hits(
     now: UnixMillis,
     ripe_after: Duration,
 ) -> Hits {
+    // Graph shows moments cut to whole seconds: an item made in the second of `since` may look older than it.
+    let since = UnixMillis(since.0.div_euclid(1_000) * 1_000);
     let mut matching: Vec<_> =
         seen.into_iter().filter(|item| item.created >= since && identity.matches(item)).collect();
     matching.sort_by(|a, b| (a.created, &a.item_id).cmp(&(b.created, &b.item_id)));
@@ -121,16 +123,16 @@ mod tests {
             delivery_time: Some(UnixMillis(7)),
         };
         let seen = vec![
-            item("young", 950, b"k", Some("s")),
-            item("second", 400, b"k", None),
-            item("first", 300, b"k", Some("s")),
-            item("other-subject", 300, b"k", Some("t")),
-            item("other-key", 300, b"x", Some("s")),
-            item("before", 99, b"k", Some("s")),
+            item("young", 9_950, b"k", Some("s")),
+            item("second", 9_000, b"k", None),
+            item("first-cut-to-its-second", 8_000, b"k", Some("s")),
+            item("other-subject", 9_000, b"k", Some("t")),
+            item("other-key", 9_000, b"x", Some("s")),
+            item("before", 7_999, b"k", Some("s")),
         ];
-        let hits = hits(seen, &identity, UnixMillis(100), UnixMillis(1_000), Duration::from_millis(200));
+        let hits = hits(seen, &identity, UnixMillis(8_600), UnixMillis(10_000), Duration::from_millis(200));
         let ids: Vec<_> = hits.ripe.iter().map(|i| i.item_id.as_str()).collect();
-        assert_eq!(ids, ["first", "second"]);
+        assert_eq!(ids, ["first-cut-to-its-second", "second"]);
         assert_eq!(hits.ripens_in, Some(Duration::from_millis(150)));
     }
 

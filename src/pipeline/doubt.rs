@@ -158,8 +158,16 @@ impl Pipeline {
         };
         let now = self.exchange.server_clock().now();
         let hits = hits(seen, &identity, since, now, self.in_doubt.ripe_after());
-        let mut taken: Vec<SeenItem> = Vec::new();
+        // What this job has taken before it lost sight of it comes first: nobody else can have it any more.
+        let (mut taken, mut free) = (Vec::new(), Vec::new());
         for item in hits.ripe {
+            match ledger.whose(&course.job, &mailbox, &item.item_id).await? {
+                Some(Taken::Ours) => taken.push(item),
+                Some(Taken::Others) => {}
+                None => free.push(item),
+            }
+        }
+        for item in free {
             if taken.len() >= usize::try_from(trail.sends.max(1)).unwrap_or(usize::MAX) {
                 break;
             }

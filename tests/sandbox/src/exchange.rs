@@ -17,6 +17,7 @@ mod handles;
 mod host;
 mod import;
 mod query;
+mod sight;
 mod store;
 mod text;
 mod throttle;
@@ -47,6 +48,7 @@ pub use self::{
     directory::{ALL_ROLES, Consent, ROLE_FOLDERS, ROLE_IMPORT, ROLE_READ, ROLE_READ_WRITE},
     fault::{Cut, Effect, Fault, FaultId, Gate, Meanwhile, Operation, UrlTwist, When},
     framing::{ItemFacts, ReadItem, read_framing},
+    sight::{Moment, Sight, Watch},
     store::{MailboxKind, StoredItem},
     throttle::{Limits, RetryAfter, Usage},
     tls::ClientCertificate,
@@ -163,6 +165,7 @@ impl Exchange {
             changed: watch::channel(0).0,
             stop: stop.clone(),
             tasks: TaskTracker::new(),
+            watch: std::sync::OnceLock::new(),
             world: Mutex::new(World { dice: fastrand::Rng::with_seed(options.seed), ..World::default() }),
             options,
         });

@@ -3,10 +3,12 @@
 
 mod backend;
 mod fault;
+mod watch;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use anyhow::Result;
+use async_trait::async_trait;
 use bytes::Bytes;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -14,7 +16,9 @@ use hyper_util::{
     server::conn::auto,
 };
 use s3s::{
-    auth::SimpleAuth,
+    S3Result,
+    auth::{S3Auth, SecretKey},
+    s3_error,
     service::{S3Service, S3ServiceBuilder},
 };
 use tokio::net::{TcpListener, TcpStream};
@@ -23,9 +27,11 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub use self::{
     backend::Backend,
     fault::{Effect, Fault, FaultId, Faults},
+    watch::{Next, Seen, Watch},
 };
 
-/// The access key that the server takes.
+/// The access key that the server takes; so it takes this key with `-` and anything behind it, by which clients can be told
+/// apart.
 pub const ACCESS_KEY: &str = "sandbox";
 /// Its secret.
 pub const SECRET_KEY: &str = "sandbox-secret-key";
@@ -50,7 +56,7 @@ impl S3 {
             backend.add_bucket(bucket);
         }
         let mut builder = S3ServiceBuilder::new(backend.clone());
-        builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+        builder.set_auth(Keys);
         let service = builder.build();
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
@@ -100,6 +106,19 @@ impl S3 {
             ("AWS_EC2_METADATA_DISABLED", "true"),
         ];
         pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+    }
+}
+
+/// One secret, many keys.
+struct Keys;
+
+#[async_trait]
+impl S3Auth for Keys {
+    async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
+        match access_key.strip_prefix(ACCESS_KEY) {
+            Some(rest) if rest.is_empty() || rest.starts_with('-') => Ok(SecretKey::from(SECRET_KEY)),
+            Some(_) | None => Err(s3_error!(InvalidAccessKeyId)),
+        }
     }
 }
 

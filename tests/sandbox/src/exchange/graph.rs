@@ -14,6 +14,7 @@ use super::{
     fault::{Operation, Stage, Target},
     flow::{self, Reply},
     query::Query,
+    sight::{Moment, Sight},
     store::{Mailbox, MailboxKind, Session, StoredItem},
     text,
     wire::Line,
@@ -242,6 +243,14 @@ fn open_session(shared: &Shared, route: &Route, token: &Token) -> Answer {
     if let Some(mailbox) = world.store.mailboxes.get_mut(&route.mailbox) {
         mailbox.sessions_opened += 1;
     }
+    drop(world);
+    shared.show(&Sight {
+        moment: Moment::SessionOpened,
+        client_id: &token.client_id,
+        mailbox: &route.mailbox,
+        item_id: None,
+        search_key: None,
+    });
     Answer::json(shared.options.session_status, &answer)
 }
 

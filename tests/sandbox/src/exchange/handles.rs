@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -18,6 +19,7 @@ use super::{
     directory::{Consent, Token},
     fault::{Effect, Fault, FaultId, Operation},
     framing::ItemFacts,
+    sight::Watch,
     store::{MailboxKind, NewItem, StoredItem, hex},
     throttle::Usage,
     world::SeenRequest,
@@ -391,6 +393,11 @@ impl Exchange {
 
 /// What has happened.
 impl Exchange {
+    /// Shows the moments of imports to somebody, from now on. Only the first who asks is heard.
+    pub fn watch(&self, watch: Arc<dyn Watch>) {
+        self.shared.watch.set(watch).ok();
+    }
+
     /// Requests that no right client sends.
     #[must_use]
     pub fn violations(&self) -> Vec<String> {

@@ -16,6 +16,7 @@ use super::{
     answer::Answer,
     fault::{Meanwhile, Operation, Stage, Target},
     flow::{self, Head, Reply},
+    sight::{Moment, Sight},
     store::{NewItem, Session, hex},
     text,
     upload::{Reader, Upload, UploadError},
@@ -165,7 +166,7 @@ async fn receive(
     (length, mut place, head): (u64, Place, Head),
     (headers, body): (HeaderMap, Incoming),
 ) -> Reply {
-    let upload = match read(shared, &mut place, &head, length, body).await {
+    let upload = match read(shared, &session, &mut place, (&head, length), body).await {
         Ok(upload) => upload,
         Err(reply) => return reply,
     };
@@ -190,7 +191,7 @@ async fn receive(
     if let Some((when, meanwhile)) = flow::late(&effects) {
         return store_late(shared, session, order, when, meanwhile);
     }
-    let stored = store(shared, &mut shared.world(), &session, order);
+    let stored = store(shared, &mut shared.world(), &session, order, Moment::Stored);
     shared.tell_change();
     match stored {
         Ok(answer) => flow::commit(effects, answer, line).await,
@@ -201,9 +202,9 @@ async fn receive(
 /// Reads the body to its end; the error is what becomes of the request instead.
 async fn read(
     shared: &Arc<Shared>,
+    session: &Session,
     place: &mut Place,
-    head: &Head,
-    length: u64,
+    (head, length): (&Head, u64),
     mut body: Incoming,
 ) -> Result<Upload, Reply> {
     let mut reader = Reader::new(length);
@@ -219,6 +220,9 @@ async fn read(
         let Some(piece) = frame.data_ref() else { continue };
         came += piece.len() as u64;
         place.came(piece.len());
+        if came < length {
+            shared.show(&sight(Moment::Receiving, session));
+        }
         if let Some((after, cut)) = head.cut_at
             && came >= after
         {
@@ -313,13 +317,24 @@ fn judge(shared: &Shared, world: &World, session: &Session, order: &Order) -> Re
 }
 
 /// Stores it, if the mailbox can still take it.
-fn store(shared: &Shared, world: &mut World, session: &Session, order: Order) -> Result<Answer, Answer> {
+fn store(
+    shared: &Shared,
+    world: &mut World,
+    session: &Session,
+    order: Order,
+    moment: Moment,
+) -> Result<Answer, Answer> {
     judge(shared, world, session, &order)?;
     let now_ms = world.now_ms();
     let (item_id, change_key) = match &order.update {
         None => world.new_keys(),
         Some((item_id, _)) => (item_id.clone(), world.new_change_key()),
     };
+    shared.show(&Sight {
+        item_id: Some(&item_id),
+        search_key: order.item.facts.search_key.as_deref(),
+        ..sight(moment, session)
+    });
     if let Some(mailbox) = world.store.mailboxes.get_mut(&session.mailbox) {
         match &order.update {
             None => mailbox.create(&order.folder, order.item, (item_id.clone(), change_key.clone()), now_ms),
@@ -335,6 +350,16 @@ fn store(shared: &Shared, world: &mut World, session: &Session, order: Order) ->
         "itemId": item_id, "changeKey": change_key,
     });
     Ok(Answer::json(shared.options.import_status, &body))
+}
+
+fn sight(moment: Moment, session: &Session) -> Sight<'_> {
+    Sight {
+        moment,
+        client_id: &session.client_id,
+        mailbox: &session.mailbox,
+        item_id: None,
+        search_key: None,
+    }
 }
 
 fn store_late(
@@ -353,7 +378,7 @@ fn store_late(
         }
         let mut world = late.world();
         // It may be refused by now; then nobody is told either.
-        store(&late, &mut world, &session, order).ok();
+        store(&late, &mut world, &session, order, Moment::StoredLate).ok();
         world.pending_commits -= 1;
         drop(world);
         late.tell_change();

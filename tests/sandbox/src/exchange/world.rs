@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::SystemTime,
 };
 
@@ -20,6 +20,7 @@ use super::{
     answer::Answer,
     directory::{Directory, Token},
     fault::{Effect, Operation, Script, Stage, Target},
+    sight::{Sight, Watch},
     store::{Session, Store},
     text,
     throttle::{Meter, Refusal, RetryAfter},
@@ -133,6 +134,7 @@ pub(super) struct Shared {
     pub(super) changed: watch::Sender<u64>,
     pub(super) stop: CancellationToken,
     pub(super) tasks: TaskTracker,
+    pub(super) watch: OnceLock<Arc<dyn Watch>>,
     pub(super) world: Mutex<World>,
 }
 
@@ -151,6 +153,12 @@ impl Shared {
         let mut world = self.world();
         if world.violations.len() < VIOLATIONS {
             world.violations.push(text);
+        }
+    }
+
+    pub(super) fn show(&self, sight: &Sight<'_>) {
+        if let Some(watch) = self.watch.get() {
+            watch.saw(sight);
         }
     }
 

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     io,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -19,6 +19,8 @@ use hyper::{
 };
 use s3s::service::S3Service;
 use tokio::sync::Notify;
+
+use super::watch::{Next, Seen, Watch};
 
 /// What happens instead of, or beside, the real answer.
 #[derive(Clone, Debug)]
@@ -108,6 +110,7 @@ struct Shared {
     out: AtomicBool,
     script: Mutex<Script>,
     cleared: Notify,
+    watch: OnceLock<Arc<dyn Watch>>,
 }
 
 #[derive(Debug, Default)]
@@ -167,6 +170,11 @@ impl Faults {
         self.lock().requests.get(method).copied().unwrap_or_default()
     }
 
+    /// Shows every request to somebody, from now on. Only the first who asks is heard.
+    pub fn watch(&self, watch: Arc<dyn Watch>) {
+        self.0.watch.set(watch).ok();
+    }
+
     fn meet(&self, method: &Method, path: &str) -> Option<(FaultId, Effect)> {
         let mut script = self.lock();
         *script.requests.entry(method.to_string()).or_default() += 1;
@@ -215,8 +223,18 @@ pub(super) async fn answer(
         Some((_, Effect::Delay(time))) => tokio::time::sleep(*time).await,
         Some((_, Effect::CutBody(_) | Effect::StallBody(_) | Effect::LoseAnswer)) | None => {}
     }
-    let answer =
-        service.call(request.map(s3s::Body::from)).await.map_err(|e| io::Error::other(format!("{e:?}")))?;
+    let watch = faults.0.watch.get();
+    let (seen, request) = match watch {
+        Some(_) => Seen::of(request).await?,
+        None => (Seen::default(), request.map(s3s::Body::from)),
+    };
+    if watch.is_some_and(|watch| watch.arrived(&seen) == Next::Cut) {
+        return Err(lost());
+    }
+    let answer = service.call(request).await.map_err(|e| io::Error::other(format!("{e:?}")))?;
+    if watch.is_some_and(|watch| watch.done(&seen, answer.status().as_u16()) == Next::Cut) {
+        return Err(lost());
+    }
     let body = |answer: Response<s3s::Body>| answer.map(|body| body.map_err(io::Error::other).boxed_unsync());
     match met {
         Some((_, Effect::LoseAnswer)) => Err(lost()),
