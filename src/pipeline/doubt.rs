@@ -50,7 +50,16 @@ impl Pipeline {
         let Some(held) = course.record().cloned() else { return Err(unsettled(LOOK_AGAIN)) };
         if held.standing.is_unnoted() {
             // Our own claim's end is now, by the store's clock, which only an answer tells: read it first.
-            let now = if died { held.standing.lease_end() } else { self.reread(ledger, course).await?.now };
+            let now = if died {
+                held.standing.lease_end()
+            } else {
+                let read = self.reread(ledger, course).await?;
+                // Another may have taken over a claim that was over: the lease that stands there now is not ours to end.
+                if read.claim_id() != held.standing.claim_id() {
+                    return Err(unsettled(LOOK_AGAIN));
+                }
+                read.now
+            };
             let over = course.record().cloned().unwrap_or(held);
             let record = over.standing.record.doubted(now, died);
             match ledger.write(&course.job.id, &record, Some(&over.etag), "doubt").await {

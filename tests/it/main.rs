@@ -14,3 +14,4 @@ mod readme;
 mod restore;
 mod seaweedfs;
 mod support;
+mod walk;
