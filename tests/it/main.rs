@@ -3,6 +3,8 @@
 mod bad_input;
 mod blobs;
 mod check;
+mod crash_loop;
+mod delivery;
 mod dependencies;
 mod exchange;
 mod failure;

@@ -4,6 +4,7 @@
 pub mod emitter;
 pub mod exchange;
 pub mod fts;
+pub mod proxy;
 pub mod rabbitmq;
 pub mod s3;
 pub mod seaweedfs;
