@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     domain::{
-        Evidence, Fault, ImportMode, Imported, ItemIdentity, MailboxId, OursScope, Reason, RestoreError,
-        UnixMillis,
+        Dependency, Evidence, Fault, ImportMode, Imported, ItemIdentity, MailboxId, OursScope, Reason,
+        RestoreError, UnixMillis,
         doubt::{SeenItem, hits},
         event::Failure,
         hex::unhex,
@@ -32,6 +32,8 @@ impl Pipeline {
     /// Our own import had no answer: notes it, and looks at once.
     pub(super) async fn in_doubt(&self, course: &mut Course, error: RestoreError) -> End {
         tracing::warn!(job_id = %course.job.id, error = %error, "in doubt: the import may have happened");
+        let job = &course.job;
+        let error = self.neighbours.hear(error, &job.id, &job.tenant, &job.mailbox);
         let Some(ledger) = &self.ledger else { return self.look_without_a_ledger(course, error).await };
         if let Some(claim) = course.claim.take() {
             course.known = Known::Read(Some(claim));
@@ -120,6 +122,8 @@ impl Pipeline {
             Ok(Looked::Nothing) => Err(unsettled(settles_in)),
             Ok(Looked::Young { ripens_in }) => Err(unsettled(ripens_in)),
             Ok(Looked::Taken(success)) => {
+                // It took the item, whatever became of its answer.
+                self.neighbours.good(Dependency::Exchange, &course.job.id);
                 self.doubt_ended("found");
                 Err(End::Imported(success))
             }

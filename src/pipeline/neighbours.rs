@@ -158,6 +158,14 @@ impl Neighbours {
                 inner.health.entry(Dependency::Exchange).or_default().bad(job, now, &self.backoff, dice);
                 error.with_fault(Fault::Ours { scope: OursScope::Dependency(Dependency::Exchange) })
             }
+            // No answer is trouble of Exchange's, too, though only looking tells what became of this job.
+            Fault::InDoubt if error.reason != Reason::Internal => {
+                let health = inner.health.entry(Dependency::Exchange).or_default();
+                if health.bad(job, now, &self.backoff, dice) {
+                    warn!(dependency = "exchange", error = %error, "away: several jobs had no answer without a success between them");
+                }
+                error
+            }
             Fault::Job | Fault::Throttled { .. } | Fault::InDoubt => error,
         }
     }
