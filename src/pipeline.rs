@@ -322,9 +322,8 @@ impl Pipeline {
         }
         let well = match dependency {
             Dependency::Storage => self.blobs.probe().await.is_ok(),
-            Dependency::Exchange | Dependency::Identity => {
-                self.exchange.probe(Some(&course.job.tenant)).await.is_ok()
-            }
+            Dependency::Exchange => self.exchange.probe(Some(&course.job.tenant)).await.is_ok(),
+            Dependency::Identity => self.exchange.probe_login(&course.job.tenant).await.is_ok(),
             Dependency::Ledger => return,
         };
         if well {
