@@ -36,22 +36,38 @@ const MARGIN: Duration = Duration::from_secs(1);
 const OLD: i64 = 5 * TICK;
 const CRASH_LIMIT: u32 = 2;
 
-/// What the walk is allowed to do, and what it leaves out to show that it can fail.
-#[derive(Clone, Copy)]
-struct Rules {
-    settle: Duration,
-    /// Whether an item can be taken by one job only.
-    index: bool,
-    /// Whether the closing bytes are kept back after the lease.
-    fence: bool,
-    /// Whether a doubt is noted over one's own claim only.
-    own_note: bool,
-    /// Whether writes are conditional.
-    conditional: bool,
+/// A rule that a walk may leave out, to show that it can fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rule {
+    /// Nothing is concluded from a look that finds nothing, until it has settled.
+    Settle,
+    /// An item can be taken by one job only.
+    Index,
+    /// The closing bytes are kept back after the lease.
+    Fence,
+    /// A doubt is noted over one's own claim only.
+    OwnNote,
+    /// Writes are conditional.
+    Conditional,
 }
 
-const RULES: Rules =
-    Rules { settle: Duration::from_secs(2), index: true, fence: true, own_note: true, conditional: true };
+/// The rules, and the one that is left out.
+#[derive(Clone, Copy)]
+struct Rules {
+    without: Option<Rule>,
+}
+
+const RULES: Rules = Rules { without: None };
+
+impl Rules {
+    fn hold(self, rule: Rule) -> bool {
+        self.without != Some(rule)
+    }
+
+    fn settle(self) -> Duration {
+        if self.hold(Rule::Settle) { Duration::from_secs(2) } else { Duration::ZERO }
+    }
+}
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Msg {
@@ -235,7 +251,7 @@ impl World {
     /// A conditional write over what the worker has read; the worker knows what it wrote.
     fn put(&mut self, w: usize, record: Record, rules: Rules) -> bool {
         let over = self.workers[w].read.as_ref().map_or(0, |read| read.write);
-        if rules.conditional && over != self.write {
+        if rules.hold(Rule::Conditional) && over != self.write {
             return false;
         }
         self.write += 1;
@@ -275,7 +291,7 @@ impl World {
     }
 
     /// What follows from an end, by the real judge.
-    fn conclude(self, w: usize, end: End) -> Self {
+    fn conclude(self, w: usize, end: &End) -> Self {
         match verdict(end.clone()) {
             Verdict::Done(Success { imported, evidence, duplicates }) => {
                 let item = number(imported.item_id.as_str());
@@ -350,25 +366,25 @@ impl World {
             hits(self.items.iter().map(seen).collect(), &identity, since, UnixMillis(self.now), RIPE_AFTER);
         let ours = |item: &SeenItem| {
             let id = number(item.item_id.as_str());
-            !rules.index || self.items.iter().any(|i| i.id == id && !i.foreign)
+            !rules.hold(Rule::Index) || self.items.iter().any(|i| i.id == id && !i.foreign)
         };
         let most = usize::try_from(trail.sends.max(1)).expect("few");
         let taken: Vec<_> = found.ripe.into_iter().filter(ours).take(most).collect();
-        let settles_in = standing.settles_in(rules.settle);
+        let settles_in = standing.settles_in(rules.settle());
         if let Some(first) = taken.first() {
             let duplicates = taken[1..].iter().map(|i| i.item_id.clone()).collect();
             let imported = first.as_imported().expect("it has a change key");
             return self
-                .conclude(w, End::Imported(Success { imported, evidence: Evidence::Found, duplicates }));
+                .conclude(w, &End::Imported(Success { imported, evidence: Evidence::Found, duplicates }));
         }
         if let Some(left) = found.ripens_in {
-            return self.conclude(w, End::Unsettled { left });
+            return self.conclude(w, &End::Unsettled { left });
         }
         if settles_in.is_zero() {
             self.workers[w].step = Step::FoundNothing;
             return self;
         }
-        self.conclude(w, End::Unsettled { left: settles_in })
+        self.conclude(w, &End::Unsettled { left: settles_in })
     }
 
     fn new_item(&mut self) -> u8 {
@@ -453,7 +469,11 @@ impl World {
                 world.workers[w].claim = None;
                 vec![(
                     "reads in doubt",
-                    if own || !rules.own_note { world.go(w, Step::NoteOwn) } else { world.park(w) },
+                    if own || !rules.hold(Rule::OwnNote) {
+                        world.go(w, Step::NoteOwn)
+                    } else {
+                        world.park(w)
+                    },
                 )]
             }
             Step::NoteOwn => vec![("notes its doubt", world.note(w, false, rules))],
@@ -472,7 +492,7 @@ impl World {
                 if world.put(w, record, rules) {
                     let error =
                         RestoreError::passing(Dependency::Exchange, Reason::ExchangeUnavailable, "no answer");
-                    vec![("releases what was not found", world.conclude(w, End::NotImported(error)))]
+                    vec![("releases what was not found", world.conclude(w, &End::NotImported(error)))]
                 } else {
                     vec![("finds another's record", world.park(w))]
                 }
@@ -532,7 +552,7 @@ impl World {
     fn after_reading(self, w: usize) -> Self {
         match self.admitted(w) {
             None => self.go(w, Step::Claim),
-            Some(Ok(end)) => self.conclude(w, end),
+            Some(Ok(end)) => self.conclude(w, &end),
             Some(Err(step)) => self.go(w, step),
         }
     }
@@ -544,7 +564,7 @@ impl World {
             let mut world = self.clone();
             world.left.job_faults -= 1;
             let error = RestoreError::job(Reason::BlobNotFound, "gone");
-            all.push(("meets the job's own trouble", world.conclude(w, End::Trouble(error))));
+            all.push(("meets the job's own trouble", world.conclude(w, &End::Trouble(error))));
         }
         all
     }
@@ -574,8 +594,8 @@ impl World {
     fn send(&self, w: usize, fence: i64, rules: Rules) -> Vec<(&'static str, World)> {
         let passing =
             || RestoreError::passing(Dependency::Exchange, Reason::ExchangeUnavailable, "broke off");
-        if rules.fence && self.now >= fence {
-            return vec![("is too late to send", self.clone().conclude(w, End::Trouble(passing())))];
+        if rules.hold(Rule::Fence) && self.now >= fence {
+            return vec![("is too late to send", self.clone().conclude(w, &End::Trouble(passing())))];
         }
         let mut all = Vec::new();
         let replay = self.workers[w].msg.as_ref().expect("a message").replay;
@@ -594,9 +614,9 @@ impl World {
         if self.left.refusals > 0 {
             let mut world = self.clone();
             world.left.refusals -= 1;
-            all.push(("is refused for now", world.clone().conclude(w, End::Trouble(passing()))));
+            all.push(("is refused for now", world.clone().conclude(w, &End::Trouble(passing()))));
             let error = RestoreError::job(Reason::ItemRejected, "no");
-            all.push(("is refused for good", world.conclude(w, End::Trouble(error))));
+            all.push(("is refused for good", world.conclude(w, &End::Trouble(error))));
         }
         all
     }
@@ -606,7 +626,7 @@ impl World {
         if let Some(id) = item {
             let success =
                 Success { imported: imported(id), evidence: Evidence::Answer, duplicates: Vec::new() };
-            all.push(("hears of its item", self.clone().conclude(w, End::Imported(success))));
+            all.push(("hears of its item", self.clone().conclude(w, &End::Imported(success))));
         }
         if item.is_none() || self.left.lost_answers > 0 {
             let mut world = self.clone();
@@ -635,7 +655,7 @@ impl World {
             let mut world = self.clone();
             world.left.blind_looks -= 1;
             let end = End::Undecidable { failure: failure(Reason::OutcomeUnknown), seen: None };
-            all.push(("may not look", world.conclude(w, end)));
+            all.push(("may not look", world.conclude(w, &end)));
         }
         all
     }
@@ -672,7 +692,7 @@ impl World {
             self.read(w);
             match self.admitted(w) {
                 None | Some(Ok(End::CrashLoop)) => return self.go(w, Step::Fail { read: false }),
-                Some(Ok(end)) => return self.conclude(w, end),
+                Some(Ok(end)) => return self.conclude(w, &end),
                 Some(Err(step)) => return self.go(w, step),
             }
         }
@@ -960,21 +980,22 @@ fn every_order_of_two_workers_ends_well() {
 /// Each rule is needed: without it there is an order that ends badly.
 #[test]
 fn without_a_rule_the_walk_finds_what_goes_wrong() {
-    for (rule, rules, expected) in [
-        ("settle", Rules { settle: Duration::ZERO, ..RULES }, "no event says so"),
-        ("the index", Rules { index: false, ..RULES }, "is not the job's"),
-        ("the fence", Rules { fence: false, ..RULES }, "is there"),
-        ("conditional writes", Rules { conditional: false, ..RULES }, ""),
-        ("noting over the own claim only", Rules { own_note: false, ..RULES }, "no event says so"),
+    for (rule, expected) in [
+        (Rule::Settle, "no event says so"),
+        (Rule::Index, "is not the job's"),
+        (Rule::Fence, "is there"),
+        (Rule::Conditional, ""),
+        (Rule::OwnNote, "no event says so"),
     ] {
+        let rules = Rules { without: Some(rule) };
         // It takes a second body, completed late, to show that a lease is not another's to end.
         let deep =
             [("a lost channel and two lost answers", Left { disconnects: 1, lost_answers: 2, ..NOTHING }, 1)];
-        let troubles = if rules.own_note { &TOGETHER[..] } else { &deep[..] };
+        let troubles = if rules.hold(Rule::OwnNote) { &TOGETHER[..] } else { &deep[..] };
         let found =
             troubles.iter().find_map(|(_, left, messages)| walk(World::new(*left, *messages), rules).wrong);
         let found = found.unwrap_or_default();
-        println!("without {rule}: {found}\n");
-        assert!(!found.is_empty() && found.contains(expected), "without {rule}: {found}");
+        println!("without {rule:?}: {found}\n");
+        assert!(!found.is_empty() && found.contains(expected), "without {rule:?}: {found}");
     }
 }
