@@ -69,7 +69,11 @@ async fn kill_until_told(
         let mut worker = stack.worker(binary(), &more).await?;
         tokio::select! {
             () = gate.arrived(kills + 1) => worker.kill().await?,
-            event = told(emitter, &worker) => return Ok((kills, event?)),
+            event = told(emitter, &worker) => {
+                // Not killed: what it has told it may settle.
+                worker.terminate().await?;
+                return Ok((kills, event?));
+            }
         }
     }
     anyhow::bail!("the job killed its worker {} times and was not buried", most + 1)
