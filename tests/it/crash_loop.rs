@@ -18,6 +18,8 @@ use serde_json::json;
 
 use crate::support::{binary, headers, quick_and, quick_worker, stack, told};
 
+const RESULTS: &str = "restore.results";
+
 /// The queues are there, and no worker is.
 async fn declared(stack: &Stack) -> Result<()> {
     quick_worker(stack).await?.terminate().await.map(drop)
@@ -69,10 +71,13 @@ async fn kill_until_told(
         let mut worker = stack.worker(binary(), &more).await?;
         tokio::select! {
             () = gate.arrived(kills + 1) => worker.kill().await?,
-            event = told(emitter, &worker) => {
+            // Only looked at: an event that is taken by whoever loses here would be gone.
+            there = emitter.depth_reaches(RESULTS, 1) => {
+                there.with_context(|| worker.output())?;
+                let event = told(emitter, &worker).await?;
                 // Not killed: what it has told it may settle.
                 worker.terminate().await?;
-                return Ok((kills, event?));
+                return Ok((kills, event));
             }
         }
     }
@@ -118,7 +123,7 @@ async fn a_job_that_kills_its_worker_before_the_import_is_buried() -> Result<()>
 #[tokio::test(flavor = "multi_thread")]
 async fn neighbours_of_a_job_that_kills_their_worker_succeed() -> Result<()> {
     let stack = stack("neighbours_of_a_killer").await?;
-    let mut emitter = stack.emitter().await?;
+    let emitter = stack.emitter().await?;
     let (good, bad) = (stack.mailbox("good"), stack.mailbox("bad"));
     let gate = Gate::new();
     let effect = Effect::Wait(When::Open(gate.clone()));
@@ -138,10 +143,13 @@ async fn neighbours_of_a_job_that_kills_their_worker_succeed() -> Result<()> {
                 worker.kill().await?;
                 worker = stack.worker(binary(), &more).await?;
             }
-            event = emitter.next_result() => {
-                let event = event.with_context(|| worker.output())?.json()?;
-                let code = event["error"]["code"].as_str().unwrap_or_default().to_owned();
-                codes.insert(event["jobId"].as_str().unwrap_or_default().to_owned(), code);
+            there = emitter.depth_reaches(RESULTS, 1) => {
+                there.with_context(|| worker.output())?;
+                for event in emitter.take_all(RESULTS).await? {
+                    let event = event.json()?;
+                    let code = event["error"]["code"].as_str().unwrap_or_default().to_owned();
+                    codes.insert(event["jobId"].as_str().unwrap_or_default().to_owned(), code);
+                }
             }
         }
     }
