@@ -310,6 +310,8 @@ async fn probe_all(pipeline: &Pipeline, paused: Option<&Paused>) -> Result<(), R
         ledger.reachable().await?;
     }
     if let Some(tenant) = paused.and_then(|p| p.tenant.as_ref()) {
+        // A token that is held may still pass for one: the login has to say so itself.
+        pipeline.exchange.probe_login(tenant).await?;
         pipeline.exchange.probe(Some(tenant)).await?;
     }
     Ok(())

@@ -260,6 +260,14 @@ impl Exchange {
         Ok(token.facts())
     }
 
+    /// Asks the login for a new token: one that is held says nothing about who issues them.
+    ///
+    /// # Errors
+    /// As a job would meet them.
+    pub async fn probe_login(&self, tenant: &TenantId) -> Result<(), RestoreError> {
+        self.identity.ask(tenant).await
+    }
+
     /// Exchange's clock, as its recent answers tell it.
     #[must_use]
     pub fn server_clock(&self) -> ServerClock {

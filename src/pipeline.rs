@@ -177,8 +177,10 @@ impl Pipeline {
         error: RestoreError,
         settlement: &Settlement,
     ) -> Next {
-        tracing::warn!(job_id = %course.job.id, %error, "imported, but the ledger does not take it; it will be told when it does");
-        course.journey.imported = Some(success.imported);
+        // At every try the same: said once.
+        if course.journey.imported.replace(success.imported).is_none() {
+            tracing::warn!(job_id = %course.job.id, %error, "imported, but the ledger does not take it; it will be told when it does");
+        }
         let after = self.hold.min(Duration::from_secs(5));
         let wait = Wait { after, why: "claim", counts: false, may_hold: true };
         match self.wait(course, &wait, settlement).await {
@@ -264,7 +266,7 @@ impl Pipeline {
 
     /// Judges what an attempt came to, and gives up its claim where it certainly made no item.
     async fn judge_attempt(&self, course: &mut Course, end: End) -> Verdict {
-        if let Some(dependency) = self.neighbour_met(course, &end) {
+        if let Some(dependency) = neighbour_met(&end) {
             self.ask_for_a_lone_job(course, dependency).await;
         }
         let verdict = self.judge(course, end);
@@ -298,20 +300,6 @@ impl Pipeline {
         }
     }
 
-    /// The neighbour whose passing trouble ended an attempt. A doubt that turned out as no import counts as Exchange's trouble
-    /// only here: while it was open nobody knew.
-    fn neighbour_met(&self, course: &Course, end: &End) -> Option<Dependency> {
-        if let End::Trouble(RestoreError { fault: Fault::Passing { dependency, .. }, .. }) = end {
-            return Some(*dependency);
-        }
-        let End::NotImported(error) = end else { return None };
-        if error.reason == Reason::Internal {
-            return None;
-        }
-        self.neighbours.bad(Dependency::Exchange, &course.job.id, error);
-        Some(Dependency::Exchange)
-    }
-
     /// Whether what this job met has been fine for another since its previous attempt.
     fn works_for_others(&self, course: &Course, error: &RestoreError) -> bool {
         let well = |dependency| {
@@ -337,9 +325,8 @@ impl Pipeline {
         }
         let well = match dependency {
             Dependency::Storage => self.blobs.probe().await.is_ok(),
-            Dependency::Exchange | Dependency::Identity => {
-                self.exchange.probe(Some(&course.job.tenant)).await.is_ok()
-            }
+            Dependency::Exchange => self.exchange.probe(Some(&course.job.tenant)).await.is_ok(),
+            Dependency::Identity => self.exchange.probe_login(&course.job.tenant).await.is_ok(),
             Dependency::Ledger => return,
         };
         if well {
@@ -358,6 +345,15 @@ impl Pipeline {
             counts: false,
             may_hold: true,
         })
+    }
+}
+
+/// The neighbour whose passing trouble ended an attempt; a doubt that turned out as no import was Exchange's.
+fn neighbour_met(end: &End) -> Option<Dependency> {
+    match end {
+        End::Trouble(RestoreError { fault: Fault::Passing { dependency, .. }, .. }) => Some(*dependency),
+        End::NotImported(error) if error.reason != Reason::Internal => Some(Dependency::Exchange),
+        _ => None,
     }
 }
 

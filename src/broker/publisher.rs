@@ -198,11 +198,15 @@ impl Publisher {
     ) -> Result<(), PublishError> {
         let unconfirmed = |error: &dyn std::fmt::Display| PublishError::Unconfirmed(error.to_string());
         let _permit = self.0.permits.acquire().await.map_err(|e| unconfirmed(&e))?;
-        let channel = self.channel().await.map_err(|e| unconfirmed(&e))?;
+        let patience = self.0.settings.confirm_timeout;
+        let channel = match tokio::time::timeout(patience, self.channel()).await {
+            Ok(channel) => channel.map_err(|e| unconfirmed(&e))?,
+            Err(_) => return Err(unconfirmed(&format!("no channel within {} s", patience.as_secs()))),
+        };
         let options = BasicPublishOptions { mandatory: true, ..Default::default() };
         let confirmed =
             async { channel.basic_publish(cut(exchange), cut(key), options, body, properties).await?.await };
-        match tokio::time::timeout(self.0.settings.confirm_timeout, confirmed).await {
+        match tokio::time::timeout(patience, confirmed).await {
             Ok(Ok(Confirmation::Ack(None))) => {
                 self.give_back(channel);
                 Ok(())
@@ -221,22 +225,24 @@ impl Publisher {
             Ok(Err(error)) => Err(unconfirmed(&error)),
             Err(_) => {
                 abandon(&channel).await;
-                Err(unconfirmed(&format!(
-                    "no confirm within {} s",
-                    self.0.settings.confirm_timeout.as_secs()
-                )))
+                Err(unconfirmed(&format!("no confirm within {} s", patience.as_secs())))
             }
         }
     }
 
     async fn channel(&self) -> Result<Channel, BrokerError> {
+        let connection = self.connection().await?;
+        if connection.status().blocked() {
+            // Nothing is written on it, the opening of a channel included.
+            return Err(BrokerError::Unavailable("the publishing connection is blocked".into()));
+        }
         while let Some(channel) = self.0.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop()
         {
             if channel.status().connected() {
                 return Ok(channel);
             }
         }
-        let channel = self.connection().await?.create_channel().await?;
+        let channel = connection.create_channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
         Ok(channel)
     }

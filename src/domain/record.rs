@@ -215,6 +215,12 @@ impl Standing {
         self.lease_end().plus(settle).since(self.now)
     }
 
+    /// The last claim.
+    #[must_use]
+    pub fn claim_id(&self) -> Option<&str> {
+        self.record.trail.as_ref().map(|trail| trail.claim_id.as_str())
+    }
+
     /// Whether the end of this claim has not been noted yet.
     #[must_use]
     pub fn is_unnoted(&self) -> bool {

@@ -131,6 +131,12 @@ impl Identity {
         self.slot(tenant).await.get(&self.renewal(tenant), Some(refused)).await
     }
 
+    /// Asks the login, whatever token is held.
+    pub(super) async fn ask(&self, tenant: &TenantId) -> Result<(), RestoreError> {
+        self.check(tenant)?;
+        self.slot(tenant).await.ask(&self.renewal(tenant)).await
+    }
+
     /// Renews, for ever, what is past half of its life.
     pub(super) async fn keep_fresh(&self) {
         loop {

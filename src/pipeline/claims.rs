@@ -288,6 +288,8 @@ impl Pipeline {
             && success.evidence != Evidence::Found
             && ledger.take(&course.job, &mailbox, &success.imported.item_id).await? == Taken::Others
         {
+            // A copy that says so would say it for ever.
+            course.journey.imported = None;
             let what = "the import's answer names an item that another job has taken";
             let error = RestoreError::new(crate::domain::Fault::InDoubt, Reason::OutcomeUnknown, what);
             return Ok(Err(self.in_doubt(course, error).await));

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     domain::{
-        Evidence, Fault, ImportMode, Imported, ItemIdentity, MailboxId, OursScope, Reason, RestoreError,
-        UnixMillis,
+        Dependency, Evidence, Fault, ImportMode, Imported, ItemIdentity, MailboxId, OursScope, Reason,
+        RestoreError, UnixMillis,
         doubt::{SeenItem, hits},
         event::Failure,
         hex::unhex,
@@ -32,6 +32,8 @@ impl Pipeline {
     /// Our own import had no answer: notes it, and looks at once.
     pub(super) async fn in_doubt(&self, course: &mut Course, error: RestoreError) -> End {
         tracing::warn!(job_id = %course.job.id, error = %error, "in doubt: the import may have happened");
+        let job = &course.job;
+        let error = self.neighbours.hear(error, &job.id, &job.tenant, &job.mailbox);
         let Some(ledger) = &self.ledger else { return self.look_without_a_ledger(course, error).await };
         if let Some(claim) = course.claim.take() {
             course.known = Known::Read(Some(claim));
@@ -50,7 +52,16 @@ impl Pipeline {
         let Some(held) = course.record().cloned() else { return Err(unsettled(LOOK_AGAIN)) };
         if held.standing.is_unnoted() {
             // Our own claim's end is now, by the store's clock, which only an answer tells: read it first.
-            let now = if died { held.standing.lease_end() } else { self.reread(ledger, course).await?.now };
+            let now = if died {
+                held.standing.lease_end()
+            } else {
+                let read = self.reread(ledger, course).await?;
+                // Another may have taken over a claim that was over: the lease that stands there now is not ours to end.
+                if read.claim_id() != held.standing.claim_id() {
+                    return Err(unsettled(LOOK_AGAIN));
+                }
+                read.now
+            };
             let over = course.record().cloned().unwrap_or(held);
             let record = over.standing.record.doubted(now, died);
             match ledger.write(&course.job.id, &record, Some(&over.etag), "doubt").await {
@@ -111,6 +122,8 @@ impl Pipeline {
             Ok(Looked::Nothing) => Err(unsettled(settles_in)),
             Ok(Looked::Young { ripens_in }) => Err(unsettled(ripens_in)),
             Ok(Looked::Taken(success)) => {
+                // It took the item, whatever became of its answer.
+                self.neighbours.good(Dependency::Exchange, &course.job.id);
                 self.doubt_ended("found");
                 Err(End::Imported(success))
             }

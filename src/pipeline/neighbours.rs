@@ -93,15 +93,6 @@ impl Neighbours {
         }
     }
 
-    /// Passing trouble of a neighbour that was known only afterwards.
-    pub fn bad(&self, dependency: Dependency, job: &JobId, error: &RestoreError) {
-        let (now, dice) = (Instant::now(), fastrand::f64());
-        let news = self.lock().health.entry(dependency).or_default().bad(job, now, &self.backoff, dice);
-        if news {
-            warn!(dependency = dependency.as_str(), %error, "away: several jobs met this without a success between them");
-        }
-    }
-
     /// A mailbox took an item.
     pub fn mailbox_took(&self, tenant: &TenantId, mailbox: &MailboxId) {
         let mut inner = self.lock();
@@ -166,6 +157,14 @@ impl Neighbours {
                 }
                 inner.health.entry(Dependency::Exchange).or_default().bad(job, now, &self.backoff, dice);
                 error.with_fault(Fault::Ours { scope: OursScope::Dependency(Dependency::Exchange) })
+            }
+            // No answer is trouble of Exchange's, too, though only looking tells what became of this job.
+            Fault::InDoubt if error.reason != Reason::Internal => {
+                let health = inner.health.entry(Dependency::Exchange).or_default();
+                if health.bad(job, now, &self.backoff, dice) {
+                    warn!(dependency = "exchange", error = %error, "away: several jobs had no answer without a success between them");
+                }
+                error
             }
             Fault::Job | Fault::Throttled { .. } | Fault::InDoubt => error,
         }

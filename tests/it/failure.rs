@@ -191,7 +191,7 @@ async fn each_trouble_that_passes_costs_what_it_should() -> Result<()> {
     let soon = Some(Duration::from_secs(1));
     for (name, fault, attempts) in [
         ("503 before the body", import(Effect::Refuse(server_busy)), 1),
-        ("503 without a name", import(Effect::Refuse(Answer::status(503))), 1),
+        ("503 without a name", import(Effect::Refuse(Answer::status(503))), 2),
         ("reset in a large body", import(Effect::CutInBody { after: 50_000, cut: Cut::Reset }), 2),
         ("429", import(Effect::Refuse(Answer::too_many("IncomingBytes", soon))), 1),
         ("a new session refused", import(Effect::EndSession { status: 401 }), 2),

@@ -334,6 +334,66 @@ async fn a_replay_opens_a_new_round_for_failed() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_the_ledger_nothing_is_sent_and_nothing_that_was_is_lost() -> Result<()> {
+    let stack = stack("without_the_ledger").await?;
+    let mut worker = quick_worker(&stack).await?;
+    let mut emitter = stack.emitter().await?;
+    let mailbox = stack.mailbox("anna");
+    stack.store("1.fts", &ItemSpec::mail(1, 10_000));
+    stack.store("2.fts", &ItemSpec::mail(2, 10_000));
+    // Away at the claim: nothing is sent.
+    let away = s3::Fault::new(s3::Effect::Answer { status: 503, code: "SlowDown" }).key(RECORDS).always();
+    let fault = stack.s3.faults().add(away.clone());
+    emitter.publish(&create_job("j-1", &mailbox, "1.fts")).await?;
+    worker.metric_reaches("restore_ledger_operations_total", &["error"], 3.0).await?;
+    assert_eq!(stack.exchange.requests(Operation::Import), 0);
+    stack.s3.faults().clear(fault);
+    let event = told(&mut emitter, &worker).await?;
+    assert_eq!((&event["status"], &event["attempts"]), (&json!("succeeded"), &json!(1)), "{event:#}");
+    // Away at complete: told when it is recorded, and not before, by whoever is there then.
+    let gate = Gate::new();
+    import_meets(&stack, &mailbox, Effect::WaitAfter(When::Open(gate.clone())))?;
+    emitter.publish(&create_job("j-2", &mailbox, "2.fts")).await?;
+    gate.arrived(1).await;
+    let fault = stack.s3.faults().add(away);
+    gate.open();
+    worker.logs("it will be told when it does").await?;
+    assert_eq!(record(&stack, "j-2")?["state"], "importing");
+    // What is known goes on in a copy, when this worker has to end.
+    worker.signal("TERM").await?;
+    worker.wait().await?;
+    assert_eq!(emitter.depth("restore.results").await?, 0, "{}", worker.output());
+    stack.s3.faults().clear(fault);
+    let second = quick_worker(&stack).await?;
+    let event = told(&mut emitter, &second).await?;
+    assert_eq!((&event["jobId"], &event["status"]), (&json!("j-2"), &json!("succeeded")), "{event:#}");
+    let item = stack.exchange.item(&mailbox, event["itemId"].as_str().unwrap_or_default());
+    assert!(item.is_some(), "{event:#}");
+    assert_eq!(record(&stack, "j-2")?["state"], "imported");
+    assert_eq!(stack.s3.backend().keys(RECORDS, "restore-ledger/items/").len(), 2, "both items are taken");
+    assert_eq!(stack.exchange.items(&mailbox).len(), 2);
+    second.logs("job ended").await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_ledger_by_name_it_works_and_warns() -> Result<()> {
+    let stack = stack("without_a_ledger_by_name").await?;
+    let worker = stack.worker(binary(), &[("LEDGER__STORE", "none"), ("LEDGER__BUCKET", "")]).await?;
+    let mut emitter = stack.emitter().await?;
+    let mailbox = stack.mailbox("anna");
+    stack.store("1.fts", &ItemSpec::mail(1, 10_000));
+    emitter.publish(&create_job("j-1", &mailbox, "1.fts")).await?;
+    assert_eq!(told(&mut emitter, &worker).await?["status"], "succeeded");
+    assert!(stack.s3.backend().keys(RECORDS, "").is_empty());
+    let warned = worker.log_lines().into_iter().any(|line| {
+        line["level"] == "WARN" && line["message"].as_str().is_some_and(|m| m.contains("can mean twice"))
+    });
+    assert!(warned, "{}", worker.output());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_store_without_conditional_writes_is_refused() -> Result<()> {
     let stack = stack("a_store_without_conditional_writes").await?;
     stack.s3.backend().ignore_conditions(true);
@@ -365,5 +425,24 @@ async fn records_of_a_later_version_are_understood() -> Result<()> {
     assert_eq!((&event["status"], &event["evidence"]), (&json!("succeeded"), &json!("ledger")), "{event:#}");
     assert_eq!(event["itemId"], first["itemId"]);
     assert_eq!(stack.exchange.items(&mailbox).len(), 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_claims_anothers_item_gets_one_of_its_own() -> Result<()> {
+    let stack = stack("a_copy_that_claims_anothers_item").await?;
+    let worker = quick_worker(&stack).await?;
+    let mut emitter = stack.emitter().await?;
+    let mailbox = stack.mailbox("anna");
+    stack.store("1.fts", &ItemSpec::mail(1, 10_000));
+    emitter.publish(&create_job("j-1", &mailbox, "1.fts")).await?;
+    let first = told(&mut emitter, &worker).await?;
+    let keys = [&first["itemId"], &first["changeKey"]].map(|key| key.as_str().unwrap_or_default());
+    let forged = headers(&[("restore-imported", &keys.join(","))]);
+    emitter.publish_raw(create_job("j-2", &mailbox, "1.fts").to_string().as_bytes(), forged).await?;
+    let second = told(&mut emitter, &worker).await?;
+    assert_eq!((&second["jobId"], &second["status"]), (&json!("j-2"), &json!("succeeded")), "{second:#}");
+    assert_ne!(second["itemId"], first["itemId"], "{}", worker.output());
+    assert_eq!(stack.exchange.items(&mailbox).len(), 2);
     Ok(())
 }

@@ -130,6 +130,16 @@ impl Slot {
         }
     }
 
+    /// Asks the login anew, whatever token is held: only its answer tells whether it works. Not again within a failure's pause.
+    pub(super) async fn ask(&self, renewal: &Renewal<'_>) -> Result<(), RestoreError> {
+        let asked = Instant::now();
+        let _gate = self.gate.lock().await;
+        match self.failure(asked) {
+            Some(error) => Err(error),
+            None => self.renew(renewal).await.map(drop),
+        }
+    }
+
     /// Renews in the background what is due; failures are told when somebody needs the token.
     pub(super) async fn renew_if_due(&self, renewal: &Renewal<'_>) {
         let due = |state: &State| state.held.as_ref().is_some_and(|held| held.due <= own_clock());
