@@ -350,11 +350,10 @@ impl Pipeline {
 
 /// The neighbour whose passing trouble ended an attempt; a doubt that turned out as no import was Exchange's.
 fn neighbour_met(end: &End) -> Option<Dependency> {
-    match end {
-        End::Trouble(RestoreError { fault: Fault::Passing { dependency, .. }, .. }) => Some(*dependency),
-        End::NotImported(error) if error.reason != Reason::Internal => Some(Dependency::Exchange),
-        _ => None,
+    if let End::Trouble(RestoreError { fault: Fault::Passing { dependency, .. }, .. }) = end {
+        return Some(*dependency);
     }
+    matches!(end, End::NotImported(error) if error.reason != Reason::Internal).then_some(Dependency::Exchange)
 }
 
 /// What follows for the delivery.
