@@ -94,7 +94,10 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if $storage }}{{ $_ := set $config "storage" $storage }}{{ end -}}
 {{- if $exchange }}{{ $_ := set $config "exchange" $exchange }}{{ end -}}
 {{- if $identity }}{{ $_ := set $config "identity" $identity }}{{ end -}}
-{{- mergeOverwrite $config (deepCopy .Values.config) | toYaml -}}
+{{- $own := deepCopy .Values.config -}}
+{{- /* Helm's YAML reads a bare off as false. */ -}}
+{{- if eq (toString (get $own "preflight")) "false" }}{{ $_ := set $own "preflight" "off" }}{{ end -}}
+{{- mergeOverwrite $config $own | toYaml -}}
 {{- end -}}
 
 {{/* 500ms, 30s, 5m, 2h, 1d → whole seconds, rounded up. */}}
