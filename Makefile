@@ -3,7 +3,7 @@
 CARGO ?= cargo
 SANDBOX := $(CARGO) run --quiet --package restore-sandbox --bin restore-sandbox --
 
-.PHONY: help demo sandbox test lint doc bench-lanes tools crash-test crash-test-short
+.PHONY: help build demo sandbox test lint doc bench-lanes tools crash-test crash-test-short chart image test-image test-brokers
 
 help:                ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -19,9 +19,14 @@ sandbox: build       ## leaves RabbitMQ, S3 and Exchange running and prints what
 
 tools:               ## what the tests need and the toolchain does not bring
 	$(SANDBOX) install
+	charts/tools.sh
 
 test: build tools    ## unit and integration tests; installs RabbitMQ if it is missing
 	$(CARGO) test --workspace
+
+chart: build         ## renders the chart and has helm, schemas, promtool and the worker judge it
+	charts/tools.sh
+	charts/check.sh
 
 ROUNDS ?= 20
 SEED ?= 1

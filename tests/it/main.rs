@@ -3,6 +3,7 @@
 mod bad_answers;
 mod bad_input;
 mod blobs;
+mod chart;
 mod check;
 mod configuration;
 mod crash_loop;
