@@ -18,6 +18,7 @@ mod ledger;
 mod outside;
 mod readme;
 mod restore;
+mod runbook;
 mod seaweedfs;
 mod support;
 mod walk;
