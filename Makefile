@@ -28,6 +28,17 @@ chart: build         ## renders the chart and has helm, schemas, promtool and th
 	charts/tools.sh
 	charts/check.sh
 
+IMAGE ?= restore-worker
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+ENGINE ?= $(shell command -v docker || command -v podman)
+
+image:               ## builds the container image $(IMAGE):$(VERSION) with docker or podman (ENGINE)
+	@test -n "$(ENGINE)" || { echo "there is neither docker nor podman; ENGINE=… names another"; exit 1; }
+	$(ENGINE) build --build-arg RESTORE_WORKER_REVISION="$$(git rev-parse --short HEAD)" --tag $(IMAGE):$(VERSION) .
+
+test-image: build    ## the image's root without a container engine: read-only, without root, without environment
+	tests/image.sh $${CARGO_TARGET_DIR:-target}/debug/restore-worker
+
 ROUNDS ?= 20
 SEED ?= 1
 CRASH := $(CARGO) run --quiet --package restore-sandbox --bin crash-test --
