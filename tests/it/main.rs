@@ -10,6 +10,7 @@ mod crash_loop;
 mod delivery;
 mod dependencies;
 mod events;
+mod examples;
 mod exchange;
 mod failure;
 mod house;
