@@ -111,6 +111,10 @@ if [ "${has_promtool:-}" ]; then
     holds "alerts: promtool check rules" "$promtool" check rules "$chart/files/alerts.yaml"
     holds "alerts: promtool test rules" "$promtool" test rules "$chart/files/alerts_test.yaml"
 fi
+if [ "${has_promtool:-}" ] && [ "${has_python:-}" ]; then
+    python3 charts/queries.py "$chart/files/dashboard.json" >"$out/dashboard.yaml" || failed=1
+    holds "dashboard: promtool understands every query" "$promtool" check rules "$out/dashboard.yaml"
+fi
 [ "${has_hadolint:-}" ] && [ -f Dockerfile ] && holds "Dockerfile: hadolint" "$hadolint" Dockerfile
 [ "$failed" = 0 ] && echo "all checks hold"
 exit "$failed"

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
     path::Path,
     process::Command,
 };
@@ -69,7 +70,8 @@ fn every_value_has_its_row() {
     };
     let mut table = String::from("| value | default | meaning |\n| --- | --- | --- |\n");
     for Row { key, default, meaning } in rows() {
-        table += &format!("| `{key}` | {} | {} |\n", shown(&default), cell(&meaning));
+        writeln!(table, "| `{key}` | {} | {} |", shown(&default), cell(&meaning))
+            .expect("writing to a String cannot fail");
     }
     assert!(README.contains(&table), "charts/restore-worker/README.md should hold:\n{table}");
 }
@@ -325,8 +327,8 @@ pub(crate) fn alerts() -> Vec<(String, Value)> {
 fn the_test_takes_queries_apart() {
     let query = r#"sum by (stage, x) (rate(restore_jobs_total{status=~"failed|unknown", reason!="nobody_writes_this"}[5m])) > 1 and on (pod) process_x"#;
     let named = named(query);
-    let names: Vec<&str> = named.metrics.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, ["restore_jobs_total", "process_x"]);
+    let metrics: Vec<&str> = named.metrics.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(metrics, ["restore_jobs_total", "process_x"]);
     let matchers = [
         ("status".to_owned(), "failed|unknown".to_owned()),
         ("reason".to_owned(), "nobody_writes_this".to_owned()),

@@ -26,17 +26,17 @@ fn tools() -> Result<std::path::PathBuf> {
 /// Jobs for two items that are there, and on request one for an item that is not.
 fn jobs(stack: &Stack, name: &str, with_a_missing_one: bool) -> Result<tempfile::NamedTempFile> {
     let mailbox = stack.mailbox("anna");
-    let mut lines = String::new();
+    let mut lines = Vec::new();
     for n in 0..2 {
         let key = format!("{name}-{n}.fts");
         stack.store(&key, &ItemSpec::mail(n, 20_000));
-        lines += &format!("{}\n", create_job(&format!("{name}-{n}"), &mailbox, &key));
+        lines.push(create_job(&format!("{name}-{n}"), &mailbox, &key).to_string());
     }
     if with_a_missing_one {
-        lines += &format!("{}\n", create_job(&format!("{name}-missing"), &mailbox, "missing.fts"));
+        lines.push(create_job(&format!("{name}-missing"), &mailbox, "missing.fts").to_string());
     }
     let file = tempfile::NamedTempFile::new()?;
-    std::fs::write(file.path(), lines)?;
+    std::fs::write(file.path(), lines.join("\n"))?;
     Ok(file)
 }
 
