@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Renders the chart with every value file in ci/, and has each rendering judged: by Helm 3 and 4, by the schemas of Kubernetes,
 # KEDA and the Prometheus operator, by the worker's own parser, by promtool. Then renders what must be refused. A line for each check;
-# a tool that is not there is named and counts as a failure.
+# a tool that is not there is named and counts as a failure. (kubeconform and kube-linter are in none of the registries that are
+# reached here; kubernetes-validate and charts/look.py stand in for them.)
 #
 #   charts/check.sh          the worker's binary: $RESTORE_WORKER, else the debug build
 set -uo pipefail

@@ -21,15 +21,15 @@ const ALERTS: &str = include_str!("../../charts/restore-worker/files/alerts.yaml
 const DASHBOARD: &str = include_str!("../../charts/restore-worker/files/dashboard.json");
 
 /// One value of the chart.
-struct Row {
-    key: String,
+pub(crate) struct Row {
+    pub(crate) key: String,
     default: String,
     meaning: String,
 }
 
 /// The values, in order, each with the comment above it. Reads the plain style that `values.yaml` is written in: two spaces for
 /// a level, lists and empty maps on one line.
-fn rows() -> Vec<Row> {
+pub(crate) fn rows() -> Vec<Row> {
     let mut rows = Vec::new();
     let mut path: Vec<&str> = Vec::new();
     let mut meaning = String::new();
@@ -143,7 +143,7 @@ fn the_charts_version_is_the_workers() {
 }
 
 /// Every metric that the worker can show, with its labels, from the registered metrics themselves.
-fn exposed() -> BTreeMap<String, BTreeSet<String>> {
+pub(crate) fn exposed() -> BTreeMap<String, BTreeSet<String>> {
     let m = Metrics::register("0.0.0", "test").expect("registers");
     let described: [&dyn Collector; 26] = [
         &m.jobs,

@@ -17,6 +17,7 @@ mod house;
 mod lanes;
 mod ledger;
 mod outside;
+mod pages;
 mod readme;
 mod restore;
 mod runbook;
