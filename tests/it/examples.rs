@@ -1,4 +1,5 @@
-//! The examples of `docs/emitters.md`, run as they stand against a broker and a worker.
+//! The examples of `docs/emitters.md`, run as they stand against a broker and a worker, each user with no more rights than
+//! `docs/operators.md` gives it.
 
 use std::{
     path::Path,
@@ -11,7 +12,7 @@ use restore_sandbox::{
     stack::{Stack, create_job},
 };
 
-use crate::support::{binary, stack};
+use crate::support::{binary, broker, stack};
 
 /// Where `charts/tools.sh` puts pika and amqplib.
 fn tools() -> Result<std::path::PathBuf> {
@@ -40,6 +41,28 @@ fn jobs(stack: &Stack, name: &str, with_a_missing_one: bool) -> Result<tempfile:
     Ok(file)
 }
 
+/// The rights of a row in the permissions' table of `docs/operators.md`: configure, write, read.
+fn rights(user: &str) -> Result<serde_json::Value> {
+    let page = include_str!("../../docs/operators.md");
+    let row = page.lines().find(|line| line.starts_with(&format!("| {user} | `^"))).context("the row")?;
+    let cells: Vec<String> = row.split('`').skip(1).step_by(2).map(|cell| cell.replace("\\|", "|")).collect();
+    let [configure, write, read] = &cells[..] else { anyhow::bail!("three patterns in {row}") };
+    Ok(serde_json::json!({"configure": configure, "write": write, "read": read}))
+}
+
+/// A user with the rights that the page gives it; its URI.
+async fn user(stack: &Stack, kind: &str, name: &str) -> Result<String> {
+    let management = broker().await?.management().context("a broker with its management plugin")?;
+    let uri = stack.uri.parse::<lapin::uri::AMQPUri>().map_err(anyhow::Error::msg)?;
+    let name = format!("{name}-{kind}");
+    management.create_user(&uri.vhost, &name, "p").await?;
+    management
+        .ask(reqwest::Method::PUT, &format!("/api/permissions/{}/{name}", uri.vhost), Some(rights(kind)?))
+        .await?;
+    let place = stack.uri.rsplit_once('@').context("a URI with a user")?.1;
+    Ok(format!("amqp://{name}:p@{place}"))
+}
+
 /// Runs an example without holding up the test's own tasks.
 async fn run(mut command: Command) -> Result<Output> {
     Ok(tokio::task::spawn_blocking(move || command.output()).await??)
@@ -48,18 +71,19 @@ async fn run(mut command: Command) -> Result<Output> {
 /// The example publishes, reads every event, and tells success from failure; run again, it is told the same.
 async fn an_emitter(name: &str, command: impl Fn(&Path) -> Command) -> Result<()> {
     let stack = stack(name).await?;
-    let _worker = stack.worker(binary(), &[]).await?;
+    let (worker, address) = (user(&stack, "worker", name).await?, user(&stack, "emitter", name).await?);
+    let _worker = stack.worker(binary(), &[("BROKER__URI", &worker)]).await?;
     let (good, mixed) = (jobs(&stack, "good", false)?, jobs(&stack, "mixed", true)?);
     for _ in 0..2 {
         let mut emitter = command(good.path());
-        emitter.env("AMQP_URI", &stack.uri);
+        emitter.env("AMQP_URI", &address);
         let output = run(emitter).await?;
         let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
         ensure!(output.status.code() == Some(0), "{said}");
         ensure!(said.contains("good-0 succeeded ") && said.contains("good-1 succeeded "), "{said}");
     }
     let mut emitter = command(mixed.path());
-    emitter.env("AMQP_URI", &stack.uri);
+    emitter.env("AMQP_URI", &address);
     let output = run(emitter).await?;
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     ensure!(output.status.code() == Some(1), "{said}");
@@ -76,8 +100,9 @@ fn example(name: &str) -> String {
 async fn the_emitter_in_python_works() -> Result<()> {
     let tools = tokio::task::spawn_blocking(tools).await??;
     an_emitter("example_python", |jobs| {
-        let mut python = Command::new("python3");
+        let mut python = Command::new("timeout");
         python
+            .args(["60", "python3"])
             .arg(example("emitter.py"))
             .arg(jobs)
             .env("PYTHONPATH", tools.join("python"))
@@ -94,8 +119,8 @@ async fn the_emitter_in_javascript_works() -> Result<()> {
     let copy = tools.join("npm").join("emitter.mjs");
     std::fs::copy(example("emitter.mjs"), &copy)?;
     an_emitter("example_javascript", |jobs| {
-        let mut node = Command::new("node");
-        node.arg(&copy).arg(jobs);
+        let mut node = Command::new("timeout");
+        node.args(["60", "node"]).arg(&copy).arg(jobs);
         node
     })
     .await
