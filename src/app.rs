@@ -179,6 +179,8 @@ impl App {
             }),
             metrics: Box::new(move || {
                 metrics.metrics.oldest_job_age.set(metrics.held.oldest().unwrap_or_default().as_secs_f64());
+                let active = i64::try_from(metrics.broker.shards_active()).unwrap_or(i64::MAX);
+                metrics.metrics.shards_active.set(active);
                 metrics.metrics.render()
             }),
         }
@@ -263,7 +265,6 @@ impl App {
         let pipeline = Arc::clone(&self.pipeline);
         self.life.spawn_until_drained(async move { pipeline.exchange.keep_tokens_fresh().await });
         drop(self.life.spawn(steer(Arc::clone(&self.pipeline), self.intent.clone())));
-        self.pipeline.metrics.fleet_mode.with_label_values(&["shared"]).set(1);
         info!(version = env!("CARGO_PKG_VERSION"), worker = self.config.broker.worker, "running");
     }
 }

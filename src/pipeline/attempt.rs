@@ -88,6 +88,8 @@ impl Pipeline {
         let entry = Entry {
             priority: course.message.priority(),
             turn: course.journey.turn.map(|turn| turn.since(now())),
+            queue: self.broker.queue_number(course.source),
+            inherited: self.broker.had_company(course.source, self.lanes.longest_window()),
             ..Entry::new(&course.job.tenant, &course.job.mailbox, Exchange::request_bytes(length))
         };
         let patience = course.patience().saturating_sub(self.exchange.send_timeout(length));

@@ -11,6 +11,7 @@ mod dependencies;
 mod events;
 mod exchange;
 mod failure;
+mod fleet;
 mod house;
 mod lanes;
 mod ledger;

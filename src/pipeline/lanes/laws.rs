@@ -16,6 +16,7 @@ const RULES: Rules = Rules {
     bytes: Quota { amount: 100, every: 1_000 },
     requests: Quota { amount: 7, every: 1_500 },
     hold: 10_000,
+    hold_per_shard: 10_000,
 };
 const MAILBOXES: [&str; 4] = ["a", "b", "c", "d"];
 

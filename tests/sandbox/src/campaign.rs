@@ -64,6 +64,9 @@ pub struct Args {
     /// `in_doubt.settle` of the workers, such as `4s`. Items are stored at most 1.9 s late.
     #[arg(long, default_value = "4s")]
     pub settle: String,
+    /// `fleet.mode` of the workers.
+    #[arg(long, default_value = "auto")]
+    pub mode: String,
     /// Families of faults that are left out.
     #[arg(long, value_delimiter = ',')]
     pub faults_off: Vec<Family>,
@@ -539,6 +542,8 @@ fn variables(stack: &Stack, args: &Args, place: usize) -> BTreeMap<String, Strin
         ("IN_DOUBT__CLOCK_MARGIN", "1s"),
         ("RETRY__ATTEMPTS", "50"),
         ("LEDGER__STORE", if args.ledger == LedgerKind::S3 { "s3" } else { "none" }),
+        ("FLEET__MODE", args.mode.as_str()),
+        ("FLEET__SHARDS", "16"),
         ("STARTUP__WAIT", "60s"),
     ] {
         variables.insert(format!("RESTORE_WORKER__{key}"), value.to_owned());
