@@ -130,7 +130,8 @@ impl Pipeline {
             match self.follow(&mut course, verdict, &settlement).await {
                 Next::Judge(end) => verdict = Some(self.judge(&course, *end)),
                 Next::Attempt => {
-                    let end = self.guarded_attempt(&mut course).await;
+                    // Only while it lasts: a job that waits should not hold the room of an attempt.
+                    let end = Box::pin(self.guarded_attempt(&mut course)).await;
                     verdict = Some(self.judge_attempt(&mut course, end).await);
                 }
                 last @ (Next::Ack | Next::GiveBack | Next::Void) => return settle(last, settlement).await,

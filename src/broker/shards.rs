@@ -179,16 +179,14 @@ impl Broker {
         }
         self.metrics.fleet_mode.reset();
         self.metrics.fleet_mode.with_label_values(&[mode.as_str()]).set(1);
-        let wanted = self.settings.fleet.mode;
-        match (mode, wanted) {
-            (Mode::Shared, Wanted::Auto) => {
-                warn!(
-                    mode = mode.as_str(),
-                    shards,
-                    "this broker cannot give a mailbox one owner (RabbitMQ 4 can): every worker takes jobs of every mailbox"
-                );
-            }
-            _ => info!(mode = mode.as_str(), shards, "the fleet's mode"),
+        if mode == Mode::Shared && self.settings.fleet.mode == Wanted::Auto {
+            warn!(
+                mode = mode.as_str(),
+                shards,
+                "this broker cannot give a mailbox one owner (RabbitMQ 4 can): every worker takes jobs of every mailbox"
+            );
+        } else {
+            info!(mode = mode.as_str(), shards, "the fleet's mode");
         }
     }
 
