@@ -127,7 +127,7 @@ impl Pipeline {
         let mut course = Course::new(job, message, source, journey, received);
         let mut verdict = self.not_before(&course);
         loop {
-            match self.follow(&mut course, verdict, &settlement).await {
+            match Box::pin(self.follow(&mut course, verdict, &settlement)).await {
                 Next::Judge(end) => verdict = Some(self.judge(&course, *end)),
                 Next::Attempt => {
                     // Only while it lasts: a job that waits should not hold the room of an attempt.
