@@ -157,6 +157,8 @@ impl Broker {
         let (fleet, names) = (self.settings.fleet, &self.settings.names);
         let mode = match fleet.mode {
             Wanted::Is(mode) => mode,
+            // Brokers are upgraded, not the other way; a trial costs a queue.
+            Wanted::Auto if self.is_sharded() => Mode::Sharded,
             Wanted::Auto => self.probe(connection).await?,
         };
         let mut shards = match mode {

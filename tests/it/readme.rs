@@ -2,7 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use restore_worker::{cli::Exit, config, domain::Reason};
+use restore_worker::{
+    cli::Exit,
+    config,
+    domain::{MailboxId, Reason, ShardCount},
+};
 
 const README: &str = include_str!("../../README.md");
 
@@ -60,4 +64,20 @@ fn every_exit_code_has_its_row() {
     let mut codes: BTreeSet<_> = exits.iter().map(|exit| exit.code().to_string()).collect();
     codes.insert("2".into());
     assert_eq!(cells("Exit codes"), codes);
+}
+
+#[test]
+fn the_shards_of_the_document_are_those_of_the_code() {
+    let document = include_str!("../../docs/fleet.md");
+    let table = document.split("| mailboxId |").nth(1).expect("the table");
+    let rows: Vec<_> = table.lines().skip(2).take_while(|line| line.starts_with("| `")).collect();
+    assert!(rows.len() >= 3);
+    for row in rows {
+        let cells: Vec<_> = row.trim_matches('|').split('|').map(|c| c.trim().trim_matches('`')).collect();
+        let mailbox = MailboxId::parse(cells[0]).expect("a mailbox id");
+        for (cell, count) in cells[1..].iter().zip([64, 256, 1_024]) {
+            let count = ShardCount::new(count).expect("a count");
+            assert_eq!(cell.parse(), Ok(count.shard_of(&mailbox).number()), "{row}");
+        }
+    }
 }
