@@ -185,7 +185,11 @@ impl Pipeline {
         let opened = Box::pin(opening).await;
         course.timings.session = began.elapsed();
         self.metrics.stage("session").observe(began.elapsed().as_secs_f64());
-        opened.map_err(|error| self.heard(course, error))
+        let session = opened.map_err(|error| self.heard(course, error))?;
+        if session.is_fresh() {
+            self.lanes.beside(&course.job.tenant, mailbox);
+        }
+        Ok(session)
     }
 
     async fn send(

@@ -218,7 +218,9 @@ impl Pipeline {
             folder: course.job.folder.clone(),
             since,
         };
-        match self.exchange.list_imported(&look).await {
+        let listed = self.exchange.list_imported(&look).await;
+        self.lanes.beside(&look.tenant, &look.mailbox);
+        match listed {
             Ok(seen) => Ok(Ok(seen)),
             Err(error) if error.fault == Fault::Job && error.reason == Reason::MailboxForbidden => {
                 Ok(Err("no permission to look into the mailbox (MailboxItem.Read.All)"))

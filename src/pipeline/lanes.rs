@@ -273,6 +273,11 @@ impl Lanes {
         }
     }
 
+    /// A request for a mailbox beside its jobs' imports (a session opened, a look), which Exchange counts, too.
+    pub fn beside(&self, tenant: &TenantId, mailbox: &MailboxId) {
+        self.within(|core, now| core.beside(now, tenant.as_str(), mailbox.as_str()));
+    }
+
     /// After this long, what somebody else has spent on a mailbox no longer counts.
     #[must_use]
     pub fn longest_window(&self) -> Duration {

@@ -260,6 +260,15 @@ impl<T> Core<T> {
         self.settle(grant.lane, now);
     }
 
+    /// A request for a mailbox beside its jobs' imports: a session opened, a look.
+    pub fn beside(&mut self, now: Millis, tenant: &str, mailbox: &str) {
+        self.advance(now);
+        if let Some(id) = self.names.get(name(tenant, mailbox).as_str()).copied() {
+            self.lanes[id].beside(now, &self.rules);
+            self.settle(id, now);
+        }
+    }
+
     /// What Exchange said to a request for a mailbox.
     pub fn hear(&mut self, now: Millis, tenant: &str, mailbox: &str, word: Word) {
         self.advance(now);

@@ -469,6 +469,20 @@ fn turns_follow_the_order_and_no_job_sleeps_past_its_own() {
 }
 
 #[test]
+fn what_is_asked_beside_the_jobs_counts_as_requests() {
+    let mut core = Core::new(Rules { requests: Quota { amount: 2, every: 1_000 }, ..RULES });
+    core.enter(Millis(0), &entry("a", 1), 0).expect("waits");
+    let (_, mut grant) = core.admit(Millis(0)).expect("the first request");
+    core.beside(Millis(0), tenant("a"), "a");
+    core.beside(Millis(0), tenant("nobody"), "nobody");
+    core.sent(Millis(0), &mut grant, 1);
+    core.end(Millis(0), grant);
+    core.enter(Millis(0), &entry("a", 1), 1).expect("waits");
+    assert!(core.admit(Millis(999)).is_none());
+    assert!(core.admit(Millis(1_100)).is_some());
+}
+
+#[test]
 fn paused_mailboxes_cannot_close_the_queue() {
     let (mut core, _) = flooded(1_000);
     let word = |seconds: u64| Word::Throttled {
