@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use reqwest::{Client, Method, Response, Url, header};
+use reqwest::{Client, Method, RequestBuilder, Response, Url, header};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -149,7 +149,7 @@ impl Graph<'_> {
             builder = builder.bearer_auth(bearer);
         }
         let started = Instant::now();
-        let sent = builder.send().await;
+        let sent = on_some_connection(builder).await;
         let took = started.elapsed();
         let status = sent.as_ref().map_or("error".into(), |answer| answer.status().as_u16().to_string());
         count(self.metrics, request.operation, &status, took);
@@ -177,6 +177,20 @@ impl Graph<'_> {
         count_limit(self.metrics, &judged.error);
         tracing::debug!(status, known = ?judged.known, fault = ?judged.error.fault, "an answer was judged");
         judged.error
+    }
+}
+
+/// Sends; once more, if the connection ended under the request. HTTP/2 puts every mailbox's requests on one connection, whose
+/// end would look like several jobs' trouble, and so like Exchange being away. No request to Graph does harm when it is
+/// done twice: a session that nobody uses expires.
+async fn on_some_connection(builder: RequestBuilder) -> reqwest::Result<Response> {
+    let again = builder.try_clone();
+    match (builder.send().await, again) {
+        (Err(error), Some(again)) if client::was_cut(&error) => {
+            tracing::debug!(error = client::tell(error), "a connection to graph was cut: asking on another");
+            again.send().await
+        }
+        (sent, _) => sent,
     }
 }
 
