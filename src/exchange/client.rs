@@ -22,6 +22,12 @@ pub(super) fn graph(ca_pem: Option<&[u8]>, timeout: Duration) -> Result<Client, 
     build(common(ca_pem)?.timeout(timeout))
 }
 
+/// The client for a request to Graph whose connection was cut: a new connection for each, for the pool may hold the old one a
+/// moment longer.
+pub(super) fn spare(ca_pem: Option<&[u8]>, timeout: Duration) -> Result<Client, String> {
+    build(common(ca_pem)?.timeout(timeout).pool_max_idle_per_host(0))
+}
+
 /// The client for import URLs: HTTP/1.1, a connection for each upload. Time-outs are the sender's.
 pub(super) fn import(ca_pem: Option<&[u8]>) -> Result<Client, String> {
     build(common(ca_pem)?.http1_only().tcp_nodelay(true).pool_idle_timeout(IMPORT_IDLE))

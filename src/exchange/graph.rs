@@ -108,6 +108,7 @@ pub(super) struct Request {
 /// Sends requests to Graph.
 pub(super) struct Graph<'a> {
     pub(super) client: &'a Client,
+    pub(super) spare: &'a Client,
     pub(super) identity: &'a Identity,
     pub(super) offset: &'a Offset,
     pub(super) metrics: &'a Metrics,
@@ -149,7 +150,7 @@ impl Graph<'_> {
             builder = builder.bearer_auth(bearer);
         }
         let started = Instant::now();
-        let sent = on_some_connection(builder).await;
+        let sent = self.on_some_connection(builder).await;
         let took = started.elapsed();
         let status = sent.as_ref().map_or("error".into(), |answer| answer.status().as_u16().to_string());
         count(self.metrics, request.operation, &status, took);
@@ -169,6 +170,24 @@ impl Graph<'_> {
         Ok((answer, hints))
     }
 
+    /// Sends; once more, if the connection (or its stream) ended under the request. HTTP/2 puts every mailbox's requests on one
+    /// connection, whose end would look like several jobs' trouble, and so like Exchange being away. No request to Graph does
+    /// harm when it is done twice: a session that nobody uses expires.
+    async fn on_some_connection(&self, builder: RequestBuilder) -> reqwest::Result<Response> {
+        let request = builder.build()?;
+        let again = request.try_clone();
+        match (self.client.execute(request).await, again) {
+            (Err(error), Some(again)) if client::was_cut(&error) => {
+                tracing::debug!(
+                    error = client::tell(error),
+                    "a connection to graph was cut: asking on another"
+                );
+                self.spare.execute(again).await
+            }
+            (sent, _) => sent,
+        }
+    }
+
     /// Judges an answer that is no success.
     pub(super) async fn refused(&self, call: Call, answer: Response, hints: &Hints) -> RestoreError {
         let status = answer.status().as_u16();
@@ -177,20 +196,6 @@ impl Graph<'_> {
         count_limit(self.metrics, &judged.error);
         tracing::debug!(status, known = ?judged.known, fault = ?judged.error.fault, "an answer was judged");
         judged.error
-    }
-}
-
-/// Sends; once more, if the connection ended under the request. HTTP/2 puts every mailbox's requests on one connection, whose
-/// end would look like several jobs' trouble, and so like Exchange being away. No request to Graph does harm when it is
-/// done twice: a session that nobody uses expires.
-async fn on_some_connection(builder: RequestBuilder) -> reqwest::Result<Response> {
-    let again = builder.try_clone();
-    match (builder.send().await, again) {
-        (Err(error), Some(again)) if client::was_cut(&error) => {
-            tracing::debug!(error = client::tell(error), "a connection to graph was cut: asking on another");
-            again.send().await
-        }
-        (sent, _) => sent,
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod bad_answers;
 mod bad_input;
+mod bad_sessions;
 mod blobs;
 mod check;
 mod configuration;
