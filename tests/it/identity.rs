@@ -450,7 +450,7 @@ async fn a_tenant_that_does_not_consent_waits_alone_and_a_refused_secret_stops_e
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_who_wait_for_a_token_are_given_one() -> Result<()> {
-    const MANY: usize = 12;
+    const MANY: u32 = 12;
     let stack = stack("identity_many").await?;
     stack.exchange.add_tenant(OTHER);
     stack.exchange.grant(OTHER, CLIENT_ID, &ALL_ROLES);
@@ -463,14 +463,14 @@ async fn many_who_wait_for_a_token_are_given_one() -> Result<()> {
     stack.exchange.add_fault(held.tenant(OTHER))?;
     emitter.publish_all((0..MANY).map(|n| job_of(&stack, OTHER, &format!("first-{n}")))).await?;
     gate.arrived(1).await;
-    worker.metric_reaches("restore_jobs_in_flight", &[], MANY as f64).await?;
+    worker.metric_reaches("restore_jobs_in_flight", &[], f64::from(MANY)).await?;
     gate.open();
-    emitter.results_of(MANY).await.with_context(|| worker.output())?;
+    emitter.results_of(usize::try_from(MANY)?).await.with_context(|| worker.output())?;
     assert_eq!(tokens() - before, 1);
     // Twelve refusals of one token are one renewal.
     stack.exchange.invalidate_tokens();
     emitter.publish_all((0..MANY).map(|n| job_of(&stack, OTHER, &format!("second-{n}")))).await?;
-    for (id, events) in emitter.results_of(MANY).await.with_context(|| worker.output())? {
+    for (id, events) in emitter.results_of(usize::try_from(MANY)?).await.with_context(|| worker.output())? {
         assert_eq!((&events[0]["status"], &events[0]["attempts"]), (&json!("succeeded"), &json!(1)), "{id}");
     }
     assert_eq!(tokens() - before, 2);
