@@ -176,3 +176,29 @@ async fn a_cut_connection_to_graph_costs_nobody_an_attempt() -> Result<()> {
     assert!(!worker.output().contains("away"), "{}", worker.output());
     Ok(())
 }
+
+/// A wrong `exchange.import_hosts`, or a host that Microsoft has moved, is nobody's job's trouble.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_host_that_no_mailbox_may_use_buries_two_jobs_and_not_all() -> Result<()> {
+    const MANY: usize = 8;
+    let stack = stack("import_hosts").await?;
+    let mut wrong = stack.worker(binary(), &[("EXCHANGE__IMPORT_HOSTS", "elsewhere.example")]).await?;
+    let mut emitter = stack.emitter().await?;
+    stack.store("item", &ItemSpec::mail(1, 9_000));
+    let jobs = (0..MANY).map(|n| format!("job-{n}"));
+    emitter.publish_all(jobs.map(|id| create_job(&id, &stack.mailbox(&id), "item"))).await?;
+    let refused = emitter.results_of(2).await.with_context(|| wrong.output())?;
+    assert!(refused.values().all(|events| end(&events[0]) == "import_host_not_allowed"), "{refused:?}");
+    wrong.logs("away: several mailboxes").await?;
+    assert!(wrong.terminate().await?.success());
+    let right = stack.worker(binary(), &[]).await?;
+    for (id, events) in emitter.results_of(MANY - 2).await.with_context(|| right.output())? {
+        assert_eq!(
+            (end(&events[0]), &events[0]["attempts"]),
+            ("succeeded", &json!(1)),
+            "{id}: {:#}",
+            events[0]
+        );
+    }
+    Ok(())
+}
