@@ -46,6 +46,13 @@ fn answers() -> Vec<(&'static str, Effect, &'static str, u64)> {
         ("url-as-list", body(json!({"importUrl": [elsewhere]}).to_string()), "succeeded", 2),
         ("204", Effect::AnswerInstead(Answer::status(204)), "succeeded", 2),
         ("409", refused(409, "ErrorX", &format!("The mailbox has moved: {elsewhere}")), "succeeded", 2),
+        // Only an import is redirected so; nothing is opened, nor sent, there.
+        (
+            "409-redirect",
+            refused(409, "", "Invalid import session. The target session is expected in mailbox MBX:calm@x."),
+            "succeeded",
+            2,
+        ),
         ("307", Effect::AnswerInstead(Answer::redirect(307, &elsewhere)), "succeeded", 2),
         ("308", Effect::AnswerInstead(Answer::redirect(308, &elsewhere)), "succeeded", 2),
         ("418", refused(418, "ErrorTeapot", &elsewhere), "succeeded", 2),
