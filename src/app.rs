@@ -124,7 +124,10 @@ impl App {
             hold: config.retry.hold,
             crash_limit: config.retry.crash_limit,
             in_doubt: in_doubt(&config),
-            tenants: Tenants(config.exchange.identity.allowed_tenants.clone()),
+            tenants: Tenants::new(
+                config.exchange.identity.allowed_tenants.clone(),
+                config.exchange.identity.tenant.clone(),
+            ),
             log: config.identifiers,
             metrics,
             life: life.clone(),

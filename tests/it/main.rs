@@ -2,6 +2,7 @@
 
 mod bad_answers;
 mod bad_input;
+mod bad_sessions;
 mod blobs;
 mod check;
 mod configuration;
@@ -13,8 +14,10 @@ mod exchange;
 mod failure;
 mod fleet;
 mod house;
+mod identity;
 mod lanes;
 mod ledger;
+mod network;
 mod outside;
 mod readme;
 mod restore;
