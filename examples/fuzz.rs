@@ -1,8 +1,8 @@
 //! Feeds changed and random bytes to what reads hostile ones, for a given time:
-//! `cargo run --release --example fuzz -- framing|item|base64|decode SECONDS [SEED]`.
+//! `cargo run --release --example fuzz -- framing|item|base64|decode|job SECONDS [SEED]`.
 //!
 //! Looks for panics, and for answers that depend on how the bytes were cut into chunks. The corpus is
-//! `tests/fixtures/fts` and what was once found there. Stands in for `cargo fuzz`, which needs a nightly compiler.
+//! `tests/fixtures/fts` and `tests/fixtures/jobs`, and what was once found there. Stands in for `cargo fuzz`, which needs a nightly compiler.
 
 use std::{path::Path, time::Duration};
 
@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use restore_worker::{
     blob_store::decode::{Form, Limits, decode},
+    contract::{Parser, Wrapping},
     domain::{Compression, Encoding},
     fts::{Preflight, PreflightMode, base64_text::Decoder, item::Inspector},
 };
@@ -20,7 +21,10 @@ fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [target, seconds, seed @ ..] = &*args else { bail!("usage: fuzz TARGET SECONDS [SEED]") };
     let seed = seed.first().map_or(Ok(fastrand::u64(..)), |seed| seed.parse()).context("seed")?;
-    let (end, corpus) = (Instant::now() + Duration::from_secs(seconds.parse()?), corpus()?);
+    let (end, corpus) = (
+        Instant::now() + Duration::from_secs(seconds.parse()?),
+        if target == "job" { jobs()? } else { corpus()? },
+    );
     let mut rng = fastrand::Rng::with_seed(seed);
     println!("{target}: seed {seed}, corpus of {}", corpus.len());
     let mut runs = 0_u64;
@@ -31,6 +35,7 @@ fn main() -> anyhow::Result<()> {
             "framing" => judged(&bytes, bytes.len().max(1)) == judged(&bytes, cut),
             "item" => told(&bytes, bytes.len().max(1))? == told(&bytes, cut)?,
             "base64" => text(&bytes, bytes.len().max(1)) == text(&bytes, cut),
+            "job" => job(&mut rng, bytes.clone()),
             "decode" => decoded(&mut rng, &bytes, cut)?,
             _ => bail!("no such target: {target}"),
         };
@@ -64,6 +69,42 @@ fn corpus() -> anyhow::Result<Vec<Vec<u8>>> {
         corpus.push(bytes);
     }
     Ok(corpus)
+}
+
+fn jobs() -> anyhow::Result<Vec<Vec<u8>>> {
+    let files = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/jobs"))?;
+    files.map(|entry| Ok(std::fs::read(entry?.path())?)).collect()
+}
+
+/// Broken further as JSON is broken. What is taken for a job is the same job when it is written down again.
+fn job(rng: &mut fastrand::Rng, mut bytes: Vec<u8>) -> bool {
+    const TOKENS: [&str; 14] = [
+        "\"",
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        ":",
+        "null",
+        "1e999",
+        "-1",
+        "\\u0000",
+        "\\ud800",
+        "{\"jobId\":\"x\"}",
+        "\u{feff}",
+    ];
+    for _ in 0..rng.usize(..4) {
+        let at = rng.usize(..=bytes.len());
+        bytes.splice(at..at, TOKENS[rng.usize(..TOKENS.len())].bytes()).for_each(drop);
+    }
+    let parser = Parser::default();
+    let parse = |bytes: &[u8]| {
+        parser.parse(bytes, Wrapping { content_type: None, kind: None, cloud_event_type: None })
+    };
+    let Ok(first) = parse(&bytes) else { return true };
+    let again = serde_json::from_slice::<serde_json::Value>(&bytes).map(|value| format!("{value:#}"));
+    again.is_ok_and(|text| parse(text.as_bytes()).is_ok_and(|job| job == first))
 }
 
 /// A member of the corpus with a few changes, or two of them spliced, or noise.

@@ -124,7 +124,10 @@ impl App {
             hold: config.retry.hold,
             crash_limit: config.retry.crash_limit,
             in_doubt: in_doubt(&config),
-            tenants: Tenants(config.exchange.identity.allowed_tenants.clone()),
+            tenants: Tenants::new(
+                config.exchange.identity.allowed_tenants.clone(),
+                config.exchange.identity.tenant.clone(),
+            ),
             log: config.identifiers,
             metrics,
             life: life.clone(),
@@ -179,6 +182,8 @@ impl App {
             }),
             metrics: Box::new(move || {
                 metrics.metrics.oldest_job_age.set(metrics.held.oldest().unwrap_or_default().as_secs_f64());
+                let active = i64::try_from(metrics.broker.shards_active()).unwrap_or(i64::MAX);
+                metrics.metrics.shards_active.set(active);
                 metrics.metrics.render()
             }),
         }
@@ -263,7 +268,6 @@ impl App {
         let pipeline = Arc::clone(&self.pipeline);
         self.life.spawn_until_drained(async move { pipeline.exchange.keep_tokens_fresh().await });
         drop(self.life.spawn(steer(Arc::clone(&self.pipeline), self.intent.clone())));
-        self.pipeline.metrics.fleet_mode.with_label_values(&["shared"]).set(1);
         info!(version = env!("CARGO_PKG_VERSION"), worker = self.config.broker.worker, "running");
     }
 }

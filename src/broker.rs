@@ -8,6 +8,7 @@ mod connection;
 mod consumer;
 mod message;
 mod publisher;
+mod shards;
 pub mod topology;
 
 use std::{
@@ -25,6 +26,7 @@ pub use self::{
     consumer::{Envelope, Intent, Settled, Settlement, Source},
     message::Message,
     publisher::{EventAddress, PublishError, Publisher},
+    shards::{Fleet, Mode, Wanted},
     topology::{Declare, Tier},
 };
 use crate::{
@@ -53,6 +55,8 @@ pub struct Settings {
     pub tiers: Vec<Tier>,
     /// The worker's name.
     pub worker: String,
+    /// How mailboxes are shared out.
+    pub fleet: Fleet,
 }
 
 /// Where result events go.
@@ -143,6 +147,7 @@ struct State {
     connection: Mutex<Option<Arc<Connection>>>,
     /// Channels whose consumers were cancelled: dropping one closes it and gives back what is still being worked on.
     cancelled: Mutex<Vec<lapin::Channel>>,
+    fleet: Mutex<shards::Seen>,
 }
 
 impl Broker {
@@ -165,7 +170,9 @@ impl Broker {
     /// [`BrokerError`].
     pub async fn open(&self) -> Result<(), BrokerError> {
         let connection = self.publisher.connection().await?;
-        topology::ensure(&connection, &self.settings.names, &self.settings.tiers, self.settings.declare).await
+        topology::ensure(&connection, &self.settings.names, &self.settings.tiers, self.settings.declare)
+            .await?;
+        self.shards(&connection).await.map(drop)
     }
 
     /// Looks whether the topology is as it must be, without declaring anything. Gives the number of queues.
@@ -174,7 +181,9 @@ impl Broker {
     /// [`BrokerError`]; also for a queue with other arguments.
     pub async fn check(&self) -> Result<usize, BrokerError> {
         let connection = self.publisher.connection().await?;
-        topology::check(&connection, &self.settings.names, &self.settings.tiers).await
+        let fleet = self.settings.fleet;
+        let shards = (fleet.mode == Wanted::Is(Mode::Sharded)).then_some(fleet.shards);
+        topology::check(&connection, &self.settings.names, &self.settings.tiers, shards).await
     }
 
     /// What publishes.

@@ -22,7 +22,7 @@ use self::{
 use crate::{
     blob_store, broker,
     contract::names::Names,
-    domain::{TenantId, retry::Backoff},
+    domain::{ShardCount, TenantId, retry::Backoff},
     exchange,
     fts::PreflightMode,
     ledger,
@@ -34,8 +34,7 @@ use crate::{
 pub const DEFAULT_FILE: &str = "/etc/restore-worker/restore-worker.yaml";
 
 /// Keys that are read and checked, whose behaviour a later version brings. The list shrinks to nothing; the README shows it.
-pub const LATER: &[&str] =
-    &["broker.tls.server_name", "fleet.mode", "fleet.shards", "fleet.prefetch", "fleet.previous_shards"];
+pub const LATER: &[&str] = &["broker.tls.server_name"];
 
 /// The finished configuration.
 #[derive(Clone, Debug)]
@@ -240,7 +239,9 @@ impl Sources {
         let default_tenant = r.optional("identity.tenant_id", TenantId::parse);
         let grace = r.duration("shutdown.grace");
         let ledger = ledger(r);
-        let config = Config {
+        // Checked; what it does is on the list [`LATER`].
+        r.text("broker.tls.server_name");
+        Config {
             broker: broker(r, self.variable("HOSTNAME")),
             storage: storage(r, ledger.as_ref()),
             exchange: exchange(r, default_tenant.clone(), self.variable("AZURE_FEDERATED_TOKEN_FILE")),
@@ -259,9 +260,7 @@ impl Sources {
                 .choice("log.identifiers", &[("plain", Identifiers::Plain), ("hashed", Identifiers::Hashed)]),
             startup_wait: r.duration_or_zero("startup.wait"),
             grace,
-        };
-        fleet(r);
-        config
+        }
     }
 }
 
@@ -297,6 +296,7 @@ fn broker(r: &mut Reader, hostname: Option<String>) -> broker::Settings {
         },
         tiers,
         worker: hostname.unwrap_or_else(|| "restore-worker".into()),
+        fleet: fleet(r),
     }
 }
 
@@ -459,6 +459,7 @@ fn lanes(r: &mut Reader) -> lanes::Settings {
             Ok(_) | Err(_) => Err("must be more than 0 and at most 1"),
         }),
         hold: usize::from(r.integer("broker.prefetch", 1, u16::MAX)),
+        hold_per_shard: usize::from(r.integer("fleet.prefetch", 1, u16::MAX)),
     }
 }
 
@@ -496,13 +497,23 @@ fn log(r: &mut Reader) -> telemetry::Settings {
     }
 }
 
-/// Checked; what they do is on the list [`LATER`].
-fn fleet(r: &mut Reader) {
-    r.choice("fleet.mode", &[("auto", ()), ("sharded", ()), ("shared", ())]);
-    r.integer::<u32>("fleet.shards", 1, 4_096);
-    r.integer::<u16>("fleet.prefetch", 1, u16::MAX);
-    r.optional("fleet.previous_shards", |text| text.parse::<u32>().map_err(|_| "must be a number"));
-    r.text("broker.tls.server_name");
+fn fleet(r: &mut Reader) -> broker::Fleet {
+    use broker::{Mode, Wanted};
+    let count =
+        |text: &str| text.parse().map_err(|_| "must be a number from 1 to 4096").and_then(ShardCount::new);
+    broker::Fleet {
+        mode: r.choice(
+            "fleet.mode",
+            &[
+                ("auto", Wanted::Auto),
+                ("sharded", Wanted::Is(Mode::Sharded)),
+                ("shared", Wanted::Is(Mode::Shared)),
+            ],
+        ),
+        shards: r.parsed("fleet.shards", count),
+        prefetch: r.integer("fleet.prefetch", 1, u16::MAX),
+        previous: r.optional("fleet.previous_shards", count),
+    }
 }
 
 /// Says what a start should warn about.

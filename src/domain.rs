@@ -13,6 +13,7 @@ pub mod journey;
 pub mod reason;
 pub mod record;
 pub mod retry;
+pub mod shard;
 pub mod tenancy;
 
 pub use doubt::{ItemIdentity, SeenItem};
@@ -24,3 +25,4 @@ pub use job::{
 };
 pub use journey::Journey;
 pub use reason::Reason;
+pub use shard::{Shard, ShardCount};

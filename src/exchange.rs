@@ -85,6 +85,7 @@ pub struct Exchange {
     request_timeout: Duration,
     min_upload_rate: u64,
     graph: Client,
+    spare: Client,
     import: Client,
     identity: Identity,
     sessions: Sessions,
@@ -132,6 +133,7 @@ impl Exchange {
             request_timeout: settings.request_timeout,
             min_upload_rate: settings.min_upload_rate,
             graph,
+            spare: client::spare(ca_pem, settings.request_timeout)?,
             import: client::import(ca_pem)?,
             identity,
             sessions: Sessions::new(),
@@ -295,7 +297,13 @@ impl Exchange {
     }
 
     fn sender(&self) -> Graph<'_> {
-        Graph { client: &self.graph, identity: &self.identity, offset: &self.offset, metrics: &self.metrics }
+        Graph {
+            client: &self.graph,
+            spare: &self.spare,
+            identity: &self.identity,
+            offset: &self.offset,
+            metrics: &self.metrics,
+        }
     }
 }
 

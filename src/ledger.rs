@@ -78,7 +78,11 @@ pub enum Taken {
     /// This job's.
     Ours,
     /// Another job's.
-    Others,
+    Others {
+        /// If it was found rather than answered: when no import of that job can appear any more, in the store's time. Until then
+        /// the two jobs may have swapped items.
+        settles: Option<UnixMillis>,
+    },
 }
 
 /// Why a store cannot hold a ledger.
@@ -144,7 +148,8 @@ impl Ledger {
         self.put(&self.record_key(job), body, over, operation).await
     }
 
-    /// Takes an item for a job: an item belongs to one job only.
+    /// Takes an item for a job: an item belongs to one job only. `settles`: see [`Taken::Others`]; `None` where the import's own
+    /// answer named it.
     ///
     /// # Errors
     /// Passing, of the ledger.
@@ -153,12 +158,17 @@ impl Ledger {
         job: &RestoreJob,
         mailbox: &MailboxId,
         item: &ItemId,
+        settles: Option<UnixMillis>,
     ) -> Result<Taken, RestoreError> {
         let key = self.item_key(&job.tenant, mailbox, item);
-        if let Written::Stands(_) = self.put(&key, job.id.as_str().as_bytes().to_vec(), None, "take").await? {
+        let body = match settles {
+            Some(settles) => format!("{}\n{}", job.id, settles.0),
+            None => job.id.to_string(),
+        };
+        if let Written::Stands(_) = self.put(&key, body.into_bytes(), None, "take").await? {
             return Ok(Taken::Ours);
         }
-        Ok(self.owner(job, &key).await?.unwrap_or(Taken::Others))
+        Ok(self.owner(job, &key).await?.unwrap_or(Taken::Others { settles: None }))
     }
 
     /// Whose an item is already; `None`: nobody has taken it.
@@ -187,8 +197,7 @@ impl Ledger {
             }
         };
         let body = object.body.collect().await.map_err(|_| passing("an item's index broke off".into()))?;
-        let ours = body.into_bytes() == job.id.as_str().as_bytes();
-        Ok(Some(if ours { Taken::Ours } else { Taken::Others }))
+        Ok(Some(read_index(&body.into_bytes(), &job.id)))
     }
 
     async fn put(
@@ -334,6 +343,16 @@ fn judge(
     }
 }
 
+/// Whose an item is, by its index object: a job's id, and on a second line when its doubt settles.
+fn read_index(body: &[u8], job: &JobId) -> Taken {
+    let text = String::from_utf8_lossy(body);
+    let (owner, settles) = text.split_once('\n').unwrap_or((&text, ""));
+    if owner == job.as_str() {
+        return Taken::Ours;
+    }
+    Taken::Others { settles: settles.parse().ok().map(UnixMillis) }
+}
+
 /// No such object; a bucket that is missing is no answer.
 fn is_missing(failure: &Failure) -> bool {
     failure.status == Some(404) && failure.code.as_deref() != Some("NoSuchBucket")
@@ -431,6 +450,21 @@ mod tests {
     #[test]
     fn keys_hold_any_job_id() {
         assert_eq!(percent_encode("a/b ~%.c"), "a%2Fb%20%7E%25.c");
+    }
+
+    #[test]
+    fn an_index_names_its_job_and_when_its_doubt_settles() {
+        let job = JobId::parse("j-1").expect("an id");
+        for (body, taken) in [
+            ("j-1", Taken::Ours),
+            ("j-1\n5", Taken::Ours),
+            ("j-2", Taken::Others { settles: None }),
+            ("j-2\n5", Taken::Others { settles: Some(UnixMillis(5)) }),
+            ("j-2\nsoon", Taken::Others { settles: None }),
+            ("", Taken::Others { settles: None }),
+        ] {
+            assert_eq!(read_index(body.as_bytes(), &job), taken, "{body:?}");
+        }
     }
 
     #[test]

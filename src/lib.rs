@@ -13,7 +13,8 @@
 //! | which found item is a job's own | [`domain::doubt`] |
 //! | fields of a job or an event, names of queues and headers | [`contract`] |
 //! | reason codes | [`domain::reason`] |
-//! | connections, queues, confirms | [`broker`] |
+//! | connections, queues, confirms, which shards a worker consumes | [`broker`] |
+//! | which shard a mailbox belongs to | [`domain::shard`] |
 //! | fetching, decoding, verifying a blob | [`blob_store`] |
 //! | what an exported item is made of | [`fts`] |
 //! | tokens, sessions, the import request, what an answer means | [`exchange`] |

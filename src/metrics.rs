@@ -3,8 +3,8 @@
 //! Any room may feed a metric; none may read one. Labels are closed lists: never a mailbox, tenant, job or bucket.
 
 use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder, core::Collector,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
 
 /// Seconds; from a request on the same host to the longest upload that the time-outs allow.
@@ -57,6 +57,8 @@ pub struct Metrics {
     pub intake: IntCounterVec,
     /// Shards that delivered something within five minutes.
     pub shards_active: IntGauge,
+    /// Shards that came to this worker in a fleet of several.
+    pub shard_handovers: IntCounter,
     /// End of our credential, unix seconds, by `kind`.
     pub credential_expiry: GaugeVec,
     /// 1 while both broker connections stand.
@@ -175,6 +177,13 @@ impl Metrics {
                 IntGauge::new(
                     "restore_shards_active",
                     "Shards that delivered something within five minutes.",
+                )?,
+            )?,
+            shard_handovers: add(
+                r,
+                IntCounter::new(
+                    "restore_shard_handovers_total",
+                    "Shards that came to this worker while there were others.",
                 )?,
             )?,
             credential_expiry: add(

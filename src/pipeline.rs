@@ -9,6 +9,7 @@ mod claims;
 mod course;
 mod doubt;
 pub mod health;
+mod intake;
 pub mod judge;
 pub mod lanes;
 pub mod neighbours;
@@ -112,27 +113,28 @@ impl Pipeline {
         let _in_hand = self.held.enter(journey.first_received);
         let job = match job {
             Ok(job) => job,
-            Err(malformed) => return self.end_message(&malformed, &message, &journey, settlement).await,
+            Err(malformed) => {
+                self.rejected(source);
+                return self.end_message(&malformed, &message, &journey, settlement).await;
+            }
         };
+        if let Some(shard) = self.broker.destination(source, &job.mailbox) {
+            let handed_on = self.hand_on(shard, &message, &journey, &settlement).await;
+            if handed_on != Waited::Here {
+                return settle(handed_on.into(), settlement).await;
+            }
+        }
         let mut course = Course::new(job, message, source, journey, received);
         let mut verdict = self.not_before(&course);
         loop {
-            match self.follow(&mut course, verdict, &settlement).await {
+            match Box::pin(self.follow(&mut course, verdict, &settlement)).await {
                 Next::Judge(end) => verdict = Some(self.judge(&course, *end)),
                 Next::Attempt => {
-                    let end = self.guarded_attempt(&mut course).await;
+                    // Only while it lasts: a job that waits should not hold the room of an attempt.
+                    let end = Box::pin(self.guarded_attempt(&mut course)).await;
                     verdict = Some(self.judge_attempt(&mut course, end).await);
                 }
-                Next::Ack => {
-                    settlement.ack().await;
-                    return;
-                }
-                Next::GiveBack => {
-                    settlement.give_back().await;
-                    return;
-                }
-                // The channel is gone: the broker delivers the job again, and the ledger tells its end.
-                Next::Void => return,
+                last @ (Next::Ack | Next::GiveBack | Next::Void) => return settle(last, settlement).await,
             }
         }
     }
@@ -239,15 +241,7 @@ impl Pipeline {
         journey: &crate::domain::Journey,
         settlement: Settlement,
     ) {
-        match self.tell_message(malformed, message, journey, &settlement).await {
-            Next::Ack => {
-                settlement.ack().await;
-            }
-            Next::GiveBack | Next::Judge(_) | Next::Attempt => {
-                settlement.give_back().await;
-            }
-            Next::Void => {}
-        }
+        settle(self.tell_message(malformed, message, journey, &settlement).await, settlement).await;
     }
 
     /// A panic is a fault of this program, never the end of a delivery: what was claimed is in doubt.
@@ -345,6 +339,20 @@ impl Pipeline {
             counts: false,
             may_hold: true,
         })
+    }
+}
+
+/// The last thing that happens to a delivery.
+async fn settle(next: Next, settlement: Settlement) {
+    match next {
+        Next::Ack => {
+            settlement.ack().await;
+        }
+        Next::GiveBack | Next::Judge(_) | Next::Attempt => {
+            settlement.give_back().await;
+        }
+        // The channel is gone: the broker delivers the job again, and the ledger tells its end.
+        Next::Void => {}
     }
 }
 

@@ -3,6 +3,8 @@
 # in a root of its own below the build directory. Needs root and debootstrap; what cannot run says so by name and fails.
 #
 #   tests/brokers.sh [filter...]       for example: tests/brokers.sh delivery ledger
+#   SUITES=sid tests/brokers.sh ...    only that one besides the distribution's own
+#   tests/brokers.sh -- command...     any command that starts a node, for example: tests/brokers.sh -- make bench-quota
 set -uo pipefail
 cd "$(dirname "$0")/.."
 roots="${CARGO_TARGET_DIR:-target}/brokers"
@@ -40,13 +42,18 @@ run() {
     local name="$1" root="$2"
     shift 2
     echo "== RabbitMQ: $name"
-    RABBITMQ_ROOT="$root" cargo test --quiet --test it -- "$@" || failed+=("$name")
+    if [ "$1" = -- ]; then
+        shift
+        RABBITMQ_ROOT="$root" "$@" || failed+=("$name")
+    else
+        RABBITMQ_ROOT="$root" cargo test --quiet --test it -- "$@" || failed+=("$name")
+    fi
 }
 
 filters=("$@")
-[ ${#filters[@]} -gt 0 ] || filters=(restore failure delivery ledger crash_loop)
+[ ${#filters[@]} -gt 0 ] || filters=(restore failure delivery ledger crash_loop fleet)
 run "the distribution's own" "" "${filters[@]}"
-for suite in trixie sid; do
+for suite in ${SUITES:-trixie sid}; do
     if root_of "$suite"; then
         version="$(chroot "$roots/$suite" dpkg-query -W -f '${Version}' rabbitmq-server)"
         run "$suite ($version)" "$roots/$suite" "${filters[@]}"

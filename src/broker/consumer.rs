@@ -7,7 +7,11 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{Stream, StreamExt as _};
+use futures_util::{
+    Stream, StreamExt as _,
+    future::{ready, try_join_all},
+    stream::{SelectAll, once},
+};
 use lapin::{
     Acker, Channel, Connection, Consumer, Event,
     message::Delivery,
@@ -26,11 +30,12 @@ use tracing::{info, warn};
 use super::{
     Broker, BrokerError, Message, PublishError, Publisher, amqp_code,
     message::{cut, short},
+    shards::{COUNT_EVERY, consumer},
     topology,
 };
 use crate::{
     contract::Malformed,
-    domain::{Journey, RestoreJob, UnixMillis, retry::Backoff},
+    domain::{Journey, RestoreJob, Shard, UnixMillis, retry::Backoff},
     metrics::Metrics,
 };
 
@@ -48,8 +53,10 @@ pub enum Intent {
 /// The queue that a delivery came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// Work.
+    /// Work, of any mailbox.
     Jobs,
+    /// Work of the mailboxes of one shard.
+    Shard(Shard),
     /// What the broker itself gave up.
     GivenUp,
 }
@@ -213,14 +220,16 @@ impl Broker {
         self.keep(&connection);
         let mut events = pin!(connection.events_listener());
         let mut echo = Echo::prepare(&connection, &self.settings, self.publisher.clone()).await?;
+        let shards = self.shards(&connection).await?;
         self.metrics.broker_connected.set(1);
         loop {
             if *intent.borrow_and_update() == Intent::Run {
-                let mut hearing = Hearing::begin(self, &connection).await?;
+                let mut hearing = Hearing::begin(self, &connection, &shards).await?;
                 self.state.consuming.store(true, Ordering::Relaxed);
                 *failures = 0;
-                info!(queue = self.settings.names.jobs(), "consuming");
-                let heard = self.hear(&mut hearing, intent, deliveries, &mut events, &mut echo).await;
+                info!(queue = self.settings.names.jobs(), shards = shards.len(), "consuming");
+                let heard =
+                    self.hear(&connection, &mut hearing, intent, deliveries, &mut events, &mut echo).await;
                 self.state.consuming.store(false, Ordering::Relaxed);
                 heard?;
                 hearing.end(self).await;
@@ -246,6 +255,7 @@ impl Broker {
     /// Hands deliveries on until the intent changes.
     async fn hear(
         &self,
+        connection: &Connection,
         hearing: &mut Hearing,
         intent: &mut watch::Receiver<Intent>,
         deliveries: &mpsc::Sender<Envelope>,
@@ -258,9 +268,17 @@ impl Broker {
                 _ = intent.changed() => return Ok(()),
                 event = events.next() => { note(event)?; continue; }
                 heard = echo.turn(&self.state.deaf) => { heard?; continue; }
-                item = hearing.given_up.next() => (Source::GivenUp, item.ok_or(Lost::Cancelled)??),
+                _ = hearing.counts.tick(), if !hearing.alone => {
+                    self.look_for_company(connection).await?;
+                    continue;
+                }
+                // The intake last: what is handed on must not keep away what can be done.
+                Some((source, item)) = hearing.queues.next() => (source, item.ok_or(Lost::Cancelled)??),
                 item = hearing.jobs.next() => (Source::Jobs, item.ok_or(Lost::Cancelled)??),
             };
+            if let Source::Shard(shard) = source {
+                self.note_delivery(shard);
+            }
             let envelope = self.envelope(source, delivery);
             let permit = tokio::select! {
                 biased;
@@ -324,51 +342,74 @@ fn note(event: Option<Event>) -> Result<(), Lost> {
     }
 }
 
+type Tagged = Pin<Box<dyn Stream<Item = (Source, Option<lapin::Result<Delivery>>)> + Send>>;
+
 /// The consumers of one intent to run.
 struct Hearing {
     channel: Channel,
     jobs: Consumer,
-    given_up: Consumer,
+    /// Every other queue's deliveries, and one `None` from each that ends.
+    queues: SelectAll<Tagged>,
+    /// All of them, to be cancelled.
+    consumers: Vec<Consumer>,
+    /// Whether it does not matter how many workers there are.
+    alone: bool,
+    counts: tokio::time::Interval,
 }
 
 impl Hearing {
     /// Prefetch counts for each consumer that begins after it was set.
-    async fn begin(broker: &Broker, connection: &Connection) -> Result<Self, Lost> {
+    async fn begin(broker: &Broker, connection: &Connection, shards: &[Shard]) -> Result<Self, Lost> {
         let channel = connection.create_channel().await?;
-        let names = &broker.settings.names;
-        let given_up = consume(&channel, &names.given_up(), GIVEN_UP_PREFETCH).await?;
-        let jobs = consume(&channel, names.jobs(), broker.settings.prefetch).await?;
-        Ok(Self { channel, jobs, given_up })
+        let (names, fleet) = (&broker.settings.names, broker.settings.fleet);
+        channel.basic_qos(GIVEN_UP_PREFETCH, BasicQosOptions::default()).await?;
+        let mut others = vec![(Source::GivenUp, consumer(&channel, &names.given_up(), 0).await?)];
+        channel.basic_qos(fleet.prefetch, BasicQosOptions::default()).await?;
+        let worker = &broker.settings.worker;
+        let begun = shards.iter().map(async |shard| {
+            let consumer = consumer(&channel, &names.shard(*shard), shard.priority(worker)).await?;
+            Ok::<_, lapin::Error>((Source::Shard(*shard), consumer))
+        });
+        others.extend(try_join_all(begun).await?);
+        channel.basic_qos(broker.settings.prefetch, BasicQosOptions::default()).await?;
+        let jobs = consumer(&channel, names.jobs(), 0).await?;
+        let consumers = others.iter().map(|(_, consumer)| consumer.clone()).chain([jobs.clone()]).collect();
+        let tagged = |(source, consumer): (Source, Consumer)| -> Tagged {
+            Box::pin(consumer.map(Some).chain(once(ready(None))).map(move |item| (source, item)))
+        };
+        let mut counts = interval(COUNT_EVERY);
+        counts.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Self {
+            channel,
+            jobs,
+            queues: others.into_iter().map(tagged).collect(),
+            consumers,
+            alone: shards.is_empty(),
+            counts,
+        })
     }
 
     /// Cancels, and gives back what the consumers hold. The channel stays open for the acks of what has begun.
     async fn end(self, broker: &Broker) {
-        let Self { channel, jobs, given_up } = self;
+        let Self { channel, consumers, .. } = self;
         broker.state.cancelled.lock().unwrap_or_else(PoisonError::into_inner).push(channel.clone());
-        for mut consumer in [jobs, given_up] {
-            let cancelled = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
-            let emptied = async {
-                cancelled.await?;
-                while let Some(delivery) = consumer.next().await {
-                    let acker = delivery?.acker;
-                    (Settlement { acker, metrics: Arc::clone(&broker.metrics) }).give_back().await;
-                }
-                Ok::<_, lapin::Error>(())
-            };
-            match timeout(CANCEL_TIMEOUT, emptied).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
-                    warn!(%error, "a consumer could not be cancelled; the broker gives its jobs to others");
-                }
-                Err(_) => warn!("a consumer did not end in time; the broker gives its jobs to others"),
+        let channel = &channel;
+        let emptied = consumers.into_iter().map(async |mut consumer| {
+            channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await?;
+            while let Some(delivery) = consumer.next().await {
+                let acker = delivery?.acker;
+                (Settlement { acker, metrics: Arc::clone(&broker.metrics) }).give_back().await;
             }
+            Ok::<_, lapin::Error>(())
+        });
+        match timeout(CANCEL_TIMEOUT, try_join_all(emptied)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => {
+                warn!(%error, "a consumer could not be cancelled; the broker gives its jobs to others");
+            }
+            Err(_) => warn!("a consumer did not end in time; the broker gives its jobs to others"),
         }
     }
-}
-
-async fn consume(channel: &Channel, queue: &str, prefetch: u16) -> lapin::Result<Consumer> {
-    channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
-    channel.basic_consume(cut(queue), short(""), BasicConsumeOptions::default(), FieldTable::default()).await
 }
 
 type Sending = Pin<Box<dyn Future<Output = Result<(), PublishError>> + Send>>;

@@ -24,7 +24,7 @@ use crate::{
         Rendered,
         names::{APP_ID, RESULT_TYPE},
     },
-    domain::{Journey, Reason},
+    domain::{Journey, Reason, Shard},
     metrics::Metrics,
 };
 
@@ -47,6 +47,7 @@ pub enum PublishError {
 enum Kind {
     Event,
     Park,
+    Shard,
     DeadLetter,
     Echo,
 }
@@ -56,6 +57,7 @@ impl Kind {
         match self {
             Self::Event => "event",
             Self::Park => "park",
+            Self::Shard => "shard",
             Self::DeadLetter => "dead_letter",
             Self::Echo => "echo",
         }
@@ -129,6 +131,21 @@ impl Publisher {
             .map_or(settings.names.jobs().to_owned(), |t| settings.names.wait(&t.name));
         self.publish(Kind::Park, settings.names.exchange(), &queue, message.body(), message.copy(journey))
             .await
+    }
+
+    /// Publishes a copy of a job to a shard.
+    ///
+    /// # Errors
+    /// [`PublishError`].
+    pub async fn hand_on(
+        &self,
+        shard: Shard,
+        message: &Message,
+        journey: &Journey,
+    ) -> Result<(), PublishError> {
+        let exchange = self.0.settings.names.shards_exchange(shard.count());
+        let key = shard.number().to_string();
+        self.publish(Kind::Shard, &exchange, &key, message.body(), message.copy(journey)).await
     }
 
     /// Publishes a dead letter: the body untouched.

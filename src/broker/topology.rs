@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use lapin::{
     Channel, Connection, ExchangeKind,
     options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
@@ -10,10 +11,13 @@ use lapin::{
 use tracing::warn;
 
 use super::{
-    BrokerError, amqp_code,
+    BrokerError, MISSING, amqp_code,
     message::{cut, short},
 };
-use crate::contract::names::Names;
+use crate::{
+    contract::names::Names,
+    domain::{Shard, ShardCount},
+};
 
 /// -1 means unlimited only on RabbitMQ 4 and later; on 3.x it dead-letters at the first return. A large positive limit holds on
 /// all. Source: rabbitmq-server#12250, measured on 3.10, 4.0 and 4.3.
@@ -41,8 +45,12 @@ pub struct Tier {
 /// A queue of the fleet.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Queue {
-    /// Its name, and the routing key of its binding.
+    /// Its name.
     pub name: String,
+    /// The direct exchange it is bound to.
+    pub exchange: String,
+    /// The routing key of its binding.
+    pub key: String,
     /// Its arguments.
     pub arguments: FieldTable,
 }
@@ -50,23 +58,45 @@ pub struct Queue {
 /// Every queue of a fleet without shards.
 #[must_use]
 pub fn queues(names: &Names, tiers: &[Tier]) -> Vec<Queue> {
+    let queue = |name: String, arguments| Queue {
+        exchange: names.exchange().into(),
+        key: name.clone(),
+        name,
+        arguments,
+    };
     let given_up = names.given_up();
     let mut queues = vec![
-        Queue { name: names.jobs().into(), arguments: dead_lettering(names.exchange(), &given_up) },
-        Queue { name: given_up, arguments: quorum() },
-        Queue { name: names.results(), arguments: quorum() },
-        Queue { name: names.dead_letters().into(), arguments: quorum() },
+        queue(names.jobs().into(), dead_lettering(names.exchange(), &given_up)),
+        queue(given_up, quorum()),
+        queue(names.results(), quorum()),
+        queue(names.dead_letters().into(), quorum()),
     ];
     for tier in tiers {
         let mut arguments = dead_lettering(names.exchange(), names.jobs());
         let ttl = i64::try_from(tier.ttl.as_millis()).unwrap_or(i64::MAX);
         arguments.insert(short("x-message-ttl"), AMQPValue::LongLongInt(ttl));
-        queues.push(Queue { name: names.wait(&tier.name), arguments });
+        queues.push(queue(names.wait(&tier.name), arguments));
     }
     queues
 }
 
-fn quorum() -> FieldTable {
+/// The argument without which a shard would have as many owners as there are workers.
+pub(super) const SINGLE_ACTIVE_CONSUMER: &str = "x-single-active-consumer";
+
+/// The queue of one shard.
+#[must_use]
+pub fn shard(names: &Names, shard: Shard) -> Queue {
+    let mut arguments = dead_lettering(names.exchange(), &names.given_up());
+    arguments.insert(short(SINGLE_ACTIVE_CONSUMER), AMQPValue::Boolean(true));
+    Queue {
+        name: names.shard(shard),
+        exchange: names.shards_exchange(shard.count()),
+        key: shard.number().to_string(),
+        arguments,
+    }
+}
+
+pub(super) fn quorum() -> FieldTable {
     let mut arguments = FieldTable::default();
     arguments.insert(short("x-queue-type"), AMQPValue::LongString("quorum".into()));
     arguments.insert(short("x-delivery-limit"), AMQPValue::LongInt(DELIVERY_LIMIT));
@@ -101,9 +131,65 @@ pub async fn ensure(
 ) -> Result<(), BrokerError> {
     ensure_exchange(connection, names.exchange(), declare).await?;
     for queue in queues(names, tiers) {
-        ensure_queue(connection, names.exchange(), &queue, declare).await?;
+        ensure_queue(connection, &queue, declare).await?;
     }
     Ok(())
+}
+
+/// Declarations under way at once: a layout has up to thousands of queues.
+const AT_ONCE: usize = 16;
+
+/// Makes sure of a sharded layout, after [`ensure`].
+///
+/// # Errors
+/// As [`ensure`]; also when a shard is there without single active consumer.
+pub(super) async fn ensure_shards(
+    connection: &Connection,
+    names: &Names,
+    count: ShardCount,
+    declare: Declare,
+) -> Result<(), BrokerError> {
+    ensure_exchange(connection, &names.shards_exchange(count), declare).await?;
+    let each = stream::iter(count.shards());
+    each.map(Ok)
+        .try_for_each_concurrent(AT_ONCE, async |n| ensure_queue(connection, &shard(names, n), declare).await)
+        .await
+}
+
+/// Those shards of a layout that are there. None is, where the exchange is not: it is declared first.
+///
+/// # Errors
+/// When the broker cannot be asked.
+pub(super) async fn existing_shards(
+    connection: &Connection,
+    names: &Names,
+    count: ShardCount,
+) -> Result<Vec<Shard>, BrokerError> {
+    match ensure_exchange(connection, &names.shards_exchange(count), Declare::Nothing).await {
+        Ok(()) => {}
+        Err(BrokerError::Topology { why, .. }) if why == MISSING => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    }
+    let found = stream::iter(count.shards()).map(|n| async move {
+        match declare_queue(connection, &shard(names, n), true).await {
+            Ok(_) => Ok(Some(n)),
+            Err(error) if is_missing(&error) => Ok(None),
+            Err(error) => Err(BrokerError::from(error)),
+        }
+    });
+    found.buffer_unordered(AT_ONCE).try_filter_map(async |n| Ok(n)).try_collect().await
+}
+
+/// Consumers of the job queue: each worker has one.
+///
+/// # Errors
+/// When the broker cannot be asked.
+pub(super) async fn workers(connection: &Connection, names: &Names) -> Result<u32, BrokerError> {
+    let channel = connection.create_channel().await?;
+    let options = QueueDeclareOptions { passive: true, durable: true, ..Default::default() };
+    let declared = channel.queue_declare(cut(names.jobs()), options, FieldTable::default()).await;
+    close(&channel).await;
+    Ok(declared?.consumer_count())
 }
 
 /// Looks at the exchange and every queue, and declares nothing: where a queue is there, an equal declaration compares its
@@ -111,9 +197,18 @@ pub async fn ensure(
 ///
 /// # Errors
 /// When something is missing or has other arguments.
-pub async fn check(connection: &Connection, names: &Names, tiers: &[Tier]) -> Result<usize, BrokerError> {
+pub async fn check(
+    connection: &Connection,
+    names: &Names,
+    tiers: &[Tier],
+    shards: Option<ShardCount>,
+) -> Result<usize, BrokerError> {
     ensure_exchange(connection, names.exchange(), Declare::Nothing).await?;
-    let queues = queues(names, tiers);
+    let mut queues = queues(names, tiers);
+    if let Some(count) = shards {
+        ensure_exchange(connection, &names.shards_exchange(count), Declare::Nothing).await?;
+        queues.extend(count.shards().map(|n| shard(names, n)));
+    }
     for queue in &queues {
         for passive in [true, false] {
             let declared = declare_queue(connection, queue, passive).await;
@@ -138,12 +233,7 @@ async fn ensure_exchange(connection: &Connection, name: &str, declare: Declare) 
     }
 }
 
-async fn ensure_queue(
-    connection: &Connection,
-    exchange: &str,
-    queue: &Queue,
-    declare: Declare,
-) -> Result<(), BrokerError> {
+async fn ensure_queue(connection: &Connection, queue: &Queue, declare: Declare) -> Result<(), BrokerError> {
     match declare_queue(connection, queue, true).await {
         Ok(_) => {}
         Err(error) if declare == Declare::Missing && is_missing(&error) => {
@@ -157,13 +247,15 @@ async fn ensure_queue(
         return Ok(());
     }
     if let Err(error) = declare_queue(connection, queue, false).await {
+        // The broker names one difference; whether single active consumer is another cannot be known.
+        if queue.arguments.inner().contains_key(SINGLE_ACTIVE_CONSUMER) {
+            return Err(BrokerError::topology("queue", &queue.name, error));
+        }
         warn!(queue = queue.name, error = %error, "the queue has other arguments than this worker would give it; it is used as it is");
     }
     let channel = connection.create_channel().await?;
-    let key = cut(&queue.name);
-    channel
-        .queue_bind(key.clone(), cut(exchange), key, QueueBindOptions::default(), FieldTable::default())
-        .await?;
+    let (name, exchange, key) = (cut(&queue.name), cut(&queue.exchange), cut(&queue.key));
+    channel.queue_bind(name, exchange, key, QueueBindOptions::default(), FieldTable::default()).await?;
     close(&channel).await;
     Ok(())
 }

@@ -10,7 +10,7 @@ use super::Exit;
 use crate::{
     app::StartError,
     blob_store::BlobStore,
-    broker::Broker,
+    broker::{Broker, Mode, Wanted},
     config::{self, Config, Sources},
     contract::{Parser, rfc3339},
     domain::{FolderId, MailboxId, RestoreError, TenantId, UnixMillis},
@@ -91,7 +91,7 @@ async fn ask(args: &Args, config: Config) -> Vec<Line> {
         Ok(metrics) => Arc::new(metrics),
         Err(error) => return vec![line("metrics", Err(StartError::Internal(error.to_string())))],
     };
-    let mut lines = vec![broker(&config, &metrics).await, storage(&config, &metrics).await];
+    let mut lines = vec![broker(&config, &metrics).await, fleet(&config), storage(&config, &metrics).await];
     lines.extend(ledger(&config, &metrics).await);
     lines.extend(Box::pin(exchange(args, &config, &metrics)).await);
     lines
@@ -106,6 +106,26 @@ async fn broker(config: &Config, metrics: &Arc<Metrics>) -> Line {
         "broker",
         checked.map(|queues| format!("exchange {} and {queues} queues as they must be", names.exchange())),
     )
+}
+
+/// Which queues were looked at is said by the line before; whether this broker deals shards out is only tried by `run`.
+fn fleet(config: &Config) -> Line {
+    let fleet = config.broker.fleet;
+    let said = match fleet.mode {
+        Wanted::Is(mode @ Mode::Sharded) => format!(
+            "{}: {} shards, each with single active consumer; needs RabbitMQ 4",
+            mode.as_str(),
+            fleet.shards.get()
+        ),
+        Wanted::Is(mode @ Mode::Shared) => {
+            format!("{}: every worker takes jobs of every mailbox", mode.as_str())
+        }
+        Wanted::Auto => "auto".into(),
+    };
+    let warning = (fleet.mode == Wanted::Auto).then(|| {
+        "run finds the mode by a trial that declares a queue, so its shards are not checked here; name sharded or shared".into()
+    });
+    Line { name: "fleet", result: Ok(said), warning }
 }
 
 async fn storage(config: &Config, metrics: &Arc<Metrics>) -> Line {

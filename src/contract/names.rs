@@ -1,5 +1,7 @@
 //! Names of the contract: message types, headers, queues.
 
+use crate::domain::{Shard, ShardCount};
+
 /// AMQP `type` (and CloudEvents `type`) of a job.
 pub const JOB_TYPE: &str = "restore.job.v1";
 /// AMQP `type` (and CloudEvents `type`) of a result event.
@@ -100,16 +102,22 @@ impl Names {
         &self.dead_letters
     }
 
-    /// The direct exchange of a sharded layout.
+    /// The direct exchange of a sharded layout; a shard's number is its routing key.
     #[must_use]
-    pub fn shards_exchange(&self, count: u32) -> String {
-        format!("{}.shards.{count}", self.prefix)
+    pub fn shards_exchange(&self, count: ShardCount) -> String {
+        format!("{}.shards.{}", self.prefix, count.get())
     }
 
     /// One shard's queue.
     #[must_use]
-    pub fn shard(&self, count: u32, n: u32) -> String {
-        format!("{}.shards.{count}.{n}", self.prefix)
+    pub fn shard(&self, shard: Shard) -> String {
+        format!("{}.shards.{shard}", self.prefix)
+    }
+
+    /// A queue on which a worker tries how this broker chooses between consumers.
+    #[must_use]
+    pub fn probe(&self, id: &str) -> String {
+        format!("{}.shards.probe.{id}", self.prefix)
     }
 
     /// A consuming channel's own queue, by which it proves that it still hears.

@@ -13,7 +13,7 @@ pub enum Reason {
     JobExpired,
     /// The ledger knows this job id with another payload.
     JobIdReused,
-    /// The job's tenant is not in `identity.allowed_tenants`.
+    /// The job's tenant is not in `identity.allowed_tenants`, nor `identity.tenant_id`.
     TenantNotAllowed,
     /// The tenant does not know the application, or has withdrawn its consent.
     TenantNotAuthorized,

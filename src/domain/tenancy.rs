@@ -6,11 +6,20 @@ use super::{
     reason::Reason,
 };
 
-/// `identity.allowed_tenants`; empty: any.
+/// Whose jobs are done; empty: anybody's.
 #[derive(Clone, Debug, Default)]
-pub struct Tenants(pub Vec<TenantId>);
+pub struct Tenants(Vec<TenantId>);
 
 impl Tenants {
+    /// `identity.allowed_tenants`, and `identity.tenant_id`: whoever lists other tenants does not mean to shut out its own.
+    #[must_use]
+    pub fn new(mut allowed: Vec<TenantId>, home: Option<TenantId>) -> Self {
+        if !allowed.is_empty() {
+            allowed.extend(home);
+        }
+        Self(allowed)
+    }
+
     /// Checks the job's tenant against the list, and against the tenant that its mailbox id names where both are GUIDs.
     ///
     /// # Errors
@@ -64,21 +73,24 @@ mod tests {
 
     #[test]
     fn a_job_of_a_foreign_tenant_is_refused() {
-        let list =
-            |tenants: &[&str]| Tenants(tenants.iter().map(|t| TenantId::parse(t).expect("tenant")).collect());
-        for (allowed, tenant, mailbox, accepted) in [
-            (&[][..], ONE, "MBX:x@y", true),
-            (&[], ONE, &*format!("MBX:x@{ONE}"), true),
-            (&[], ONE, &format!("MBX:x@{OTHER}"), false),
-            (&[], "contoso.com", &format!("MBX:x@{OTHER}"), true),
-            (&[ONE], ONE, "anna@contoso.com", true),
-            (&[ONE], OTHER, "anna@contoso.com", false),
-            (&["Contoso.com"], "contoso.com", "anna@contoso.com", true),
+        let parse = |tenant: &&str| TenantId::parse(tenant).expect("tenant");
+        for (allowed, home, tenant, mailbox, accepted) in [
+            (&[][..], None, ONE, "MBX:x@y", true),
+            (&[], None, ONE, &*format!("MBX:x@{ONE}"), true),
+            (&[], None, ONE, &format!("MBX:x@{OTHER}"), false),
+            (&[], None, "contoso.com", &format!("MBX:x@{OTHER}"), true),
+            (&[], Some(ONE), OTHER, "anna@contoso.com", true),
+            (&[ONE], None, ONE, "anna@contoso.com", true),
+            (&[ONE], None, OTHER, "anna@contoso.com", false),
+            (&[ONE], Some(OTHER), OTHER, "anna@contoso.com", true),
+            (&[ONE], Some(OTHER), "contoso.com", "anna@contoso.com", false),
+            (&["Contoso.com"], None, "contoso.com", "anna@contoso.com", true),
         ] {
+            let tenants = Tenants::new(allowed.iter().map(parse).collect(), home.as_ref().map(parse));
             assert_eq!(
-                list(allowed).check(&job(tenant, mailbox)).is_ok(),
+                tenants.check(&job(tenant, mailbox)).is_ok(),
                 accepted,
-                "{allowed:?} {tenant} {mailbox}"
+                "{allowed:?} {home:?} {tenant} {mailbox}"
             );
         }
     }

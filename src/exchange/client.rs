@@ -11,6 +11,9 @@ use reqwest::{Certificate, Client, ClientBuilder, Response, redirect, retry};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Below what front ends allow an idle connection (30 s and more), so that a request rarely meets one being closed.
 const IDLE: Duration = Duration::from_secs(20);
+/// Far below what any front end allows: a small item's bytes leave in one write, so that one which meets a connection being
+/// closed is in doubt. Lanes with work use a connection again at once.
+const IMPORT_IDLE: Duration = Duration::from_secs(2);
 /// Idle connections kept for one host; more than lanes are usually at work.
 const IDLE_CONNECTIONS: usize = 64;
 
@@ -19,9 +22,15 @@ pub(super) fn graph(ca_pem: Option<&[u8]>, timeout: Duration) -> Result<Client, 
     build(common(ca_pem)?.timeout(timeout))
 }
 
+/// The client for a request to Graph whose connection was cut: a new connection for each, for the pool may hold the old one a
+/// moment longer.
+pub(super) fn spare(ca_pem: Option<&[u8]>, timeout: Duration) -> Result<Client, String> {
+    build(common(ca_pem)?.timeout(timeout).pool_max_idle_per_host(0))
+}
+
 /// The client for import URLs: HTTP/1.1, a connection for each upload. Time-outs are the sender's.
 pub(super) fn import(ca_pem: Option<&[u8]>) -> Result<Client, String> {
-    build(common(ca_pem)?.http1_only().tcp_nodelay(true))
+    build(common(ca_pem)?.http1_only().tcp_nodelay(true).pool_idle_timeout(IMPORT_IDLE))
 }
 
 /// The client for a managed identity's endpoint, which is on this machine: no proxy.
@@ -53,6 +62,11 @@ fn common(ca_pem: Option<&[u8]>) -> Result<ClientBuilder, String> {
 
 fn build(builder: ClientBuilder) -> Result<Client, String> {
     builder.build().map_err(|error| format!("exchange: no HTTP client can be made: {}", tell(error)))
+}
+
+/// Whether a connection ended under its request, which was not answered.
+pub(super) fn was_cut(error: &reqwest::Error) -> bool {
+    error.is_request() && !error.is_connect() && !error.is_timeout()
 }
 
 /// An error's chain as a sentence, without its URL.

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use reqwest::{Client, Method, Response, Url, header};
+use reqwest::{Client, Method, RequestBuilder, Response, Url, header};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -108,6 +108,7 @@ pub(super) struct Request {
 /// Sends requests to Graph.
 pub(super) struct Graph<'a> {
     pub(super) client: &'a Client,
+    pub(super) spare: &'a Client,
     pub(super) identity: &'a Identity,
     pub(super) offset: &'a Offset,
     pub(super) metrics: &'a Metrics,
@@ -149,7 +150,7 @@ impl Graph<'_> {
             builder = builder.bearer_auth(bearer);
         }
         let started = Instant::now();
-        let sent = builder.send().await;
+        let sent = self.on_some_connection(builder).await;
         let took = started.elapsed();
         let status = sent.as_ref().map_or("error".into(), |answer| answer.status().as_u16().to_string());
         count(self.metrics, request.operation, &status, took);
@@ -167,6 +168,24 @@ impl Graph<'_> {
             "graph answered"
         );
         Ok((answer, hints))
+    }
+
+    /// Sends; once more, if the connection (or its stream) ended under the request. HTTP/2 puts every mailbox's requests on one
+    /// connection, whose end would look like several jobs' trouble, and so like Exchange being away. No request to Graph does
+    /// harm when it is done twice: a session that nobody uses expires.
+    async fn on_some_connection(&self, builder: RequestBuilder) -> reqwest::Result<Response> {
+        let request = builder.build()?;
+        let again = request.try_clone();
+        match (self.client.execute(request).await, again) {
+            (Err(error), Some(again)) if client::was_cut(&error) => {
+                tracing::debug!(
+                    error = client::tell(error),
+                    "a connection to graph was cut: asking on another"
+                );
+                self.spare.execute(again).await
+            }
+            (sent, _) => sent,
+        }
     }
 
     /// Judges an answer that is no success.

@@ -88,6 +88,8 @@ impl Pipeline {
         let entry = Entry {
             priority: course.message.priority(),
             turn: course.journey.turn.map(|turn| turn.since(now())),
+            queue: self.broker.queue_number(course.source),
+            inherited: self.broker.had_company(course.source, self.lanes.longest_window()),
             ..Entry::new(&course.job.tenant, &course.job.mailbox, Exchange::request_bytes(length))
         };
         let patience = course.patience().saturating_sub(self.exchange.send_timeout(length));
@@ -183,7 +185,11 @@ impl Pipeline {
         let opened = Box::pin(opening).await;
         course.timings.session = began.elapsed();
         self.metrics.stage("session").observe(began.elapsed().as_secs_f64());
-        opened.map_err(|error| self.heard(course, error))
+        let session = opened.map_err(|error| self.heard(course, error))?;
+        if session.is_fresh() {
+            self.lanes.beside(&course.job.tenant, mailbox);
+        }
+        Ok(session)
     }
 
     async fn send(

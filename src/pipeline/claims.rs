@@ -286,7 +286,7 @@ impl Pipeline {
         let mailbox = course.mailbox();
         if course.job.mode == ImportMode::Create
             && success.evidence != Evidence::Found
-            && ledger.take(&course.job, &mailbox, &success.imported.item_id).await? == Taken::Others
+            && ledger.take(&course.job, &mailbox, &success.imported.item_id, None).await? != Taken::Ours
         {
             // A copy that says so would say it for ever.
             course.journey.imported = None;

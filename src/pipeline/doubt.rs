@@ -104,8 +104,9 @@ impl Pipeline {
             // Somebody else resolved it meanwhile.
             return Err(unsettled(LOOK_AGAIN));
         };
-        let looked = self.look(ledger, course, &trail).await;
         let settles_in = held.standing.settles_in(self.in_doubt.settle);
+        let settling = Settling { ends: held.standing.now.plus(settles_in), now: held.standing.now };
+        let looked = self.look(ledger, course, &trail, settling).await;
         match looked {
             Ok(Looked::Nothing) if settles_in.is_zero() => {
                 let record = held.standing.record.found_nothing();
@@ -140,13 +141,14 @@ impl Pipeline {
         ledger: &Ledger,
         course: &mut Course,
         trail: &Trail,
+        settling: Settling,
     ) -> Result<Looked, RestoreError> {
         if !self.in_doubt.look {
             return Ok(undecidable("in_doubt.look is off"));
         }
         let mailbox = MailboxId::parse(&trail.mailbox).unwrap_or_else(|_| course.job.mailbox.clone());
         match course.job.mode.clone() {
-            ImportMode::Create => self.look_for_created(ledger, course, trail, mailbox).await,
+            ImportMode::Create => self.look_for_created(ledger, course, trail, mailbox, settling).await,
             ImportMode::Update { item_id, change_key } => {
                 self.look_at_updated(course, mailbox, item_id, change_key).await
             }
@@ -159,6 +161,7 @@ impl Pipeline {
         course: &mut Course,
         trail: &Trail,
         mailbox: MailboxId,
+        settling: Settling,
     ) -> Result<Looked, RestoreError> {
         let identity = match self.identity(course, trail).await? {
             Ok(identity) => identity,
@@ -173,10 +176,14 @@ impl Pipeline {
         let hits = hits(seen, &identity, since, now, self.in_doubt.ripe_after());
         // What this job has taken before it lost sight of it comes first: nobody else can have it any more.
         let (mut taken, mut free) = (Vec::new(), Vec::new());
+        let mut swapped = Duration::ZERO;
         for item in hits.ripe {
             match ledger.whose(&course.job, &mailbox, &item.item_id).await? {
                 Some(Taken::Ours) => taken.push(item),
-                Some(Taken::Others) => {}
+                // It may be this job's, found by a copy whose own import is still on the way: that one is this job's then.
+                Some(Taken::Others { settles }) => {
+                    swapped = swapped.max(settles.map_or(Duration::ZERO, |ends| ends.since(settling.now)));
+                }
                 None => free.push(item),
             }
         }
@@ -184,14 +191,16 @@ impl Pipeline {
             if taken.len() >= usize::try_from(trail.sends.max(1)).unwrap_or(usize::MAX) {
                 break;
             }
-            if ledger.take(&course.job, &mailbox, &item.item_id).await? == Taken::Ours {
-                taken.push(item);
+            match ledger.take(&course.job, &mailbox, &item.item_id, Some(settling.ends)).await? {
+                Taken::Ours => taken.push(item),
+                // Taken since we asked: ask again.
+                Taken::Others { .. } => swapped = swapped.max(LOOK_AGAIN),
             }
         }
-        match (success(taken), hits.ripens_in) {
+        match (success(taken), hits.ripens_in.unwrap_or_default().max(swapped)) {
             (Some(success), _) => Ok(Looked::Taken(success)),
-            (None, Some(ripens_in)) => Ok(Looked::Young { ripens_in }),
-            (None, None) => Ok(Looked::Nothing),
+            (None, Duration::ZERO) => Ok(Looked::Nothing),
+            (None, ripens_in) => Ok(Looked::Young { ripens_in }),
         }
     }
 
@@ -209,7 +218,9 @@ impl Pipeline {
             folder: course.job.folder.clone(),
             since,
         };
-        match self.exchange.list_imported(&look).await {
+        let listed = self.exchange.list_imported(&look).await;
+        self.lanes.beside(&look.tenant, &look.mailbox);
+        match listed {
             Ok(seen) => Ok(Ok(seen)),
             Err(error) if error.fault == Fault::Job && error.reason == Reason::MailboxForbidden => {
                 Ok(Err("no permission to look into the mailbox (MailboxItem.Read.All)"))
@@ -313,6 +324,14 @@ impl Pipeline {
     fn doubt_ended(&self, resolution: &str) {
         self.metrics.in_doubt.with_label_values(&[resolution]).inc();
     }
+}
+
+/// A doubt's time to settle, in the store's time.
+#[derive(Clone, Copy, Debug)]
+struct Settling {
+    /// When no import of the job can appear any more.
+    ends: UnixMillis,
+    now: UnixMillis,
 }
 
 /// What a look says.

@@ -72,8 +72,10 @@ pub struct Settings {
     pub every_requests: Duration,
     /// The part of both windows that is this worker's, above 0 and at most 1.
     pub share: f64,
-    /// Jobs that one queue delivers at most before some are settled: its prefetch.
+    /// Jobs that the common queue delivers at most before some are settled: its prefetch.
     pub hold: usize,
+    /// The same of a shard's queue.
+    pub hold_per_shard: usize,
 }
 
 impl Settings {
@@ -91,6 +93,7 @@ impl Settings {
                 every: millis(self.every_requests).max(1),
             },
             hold: u64::try_from(self.hold).unwrap_or(u64::MAX),
+            hold_per_shard: u64::try_from(self.hold_per_shard).unwrap_or(u64::MAX),
         }
     }
 }
@@ -118,7 +121,7 @@ pub struct Entry<'a> {
     pub priority: u8,
     /// Whether the job may wait in memory; else it enters at once or is refused.
     pub may_hold: bool,
-    /// Which of the worker's queues delivered it: the shard's number, 0 in shared mode. The prefetch is counted per queue.
+    /// Which of the worker's queues delivered it; 0: the common one. The prefetch is counted per queue.
     pub queue: u16,
     /// How far ahead its turn is, as [`Refused::Park`] told when it was parked (zero when that is past); `None`: it was not
     /// parked for its lane. Carried with the message, else the job goes to the end of its lane each time it comes back.
@@ -219,6 +222,7 @@ pub struct Lanes {
 struct Shared {
     core: Mutex<Core<Waker>>,
     origin: Instant,
+    longest_window: Duration,
     alarm: Notify,
     metrics: Arc<Metrics>,
     /// How many jobs were last shown as waiting, by [`Why::ALL`].
@@ -232,8 +236,14 @@ impl Lanes {
     #[must_use]
     pub fn new(settings: Settings, metrics: Arc<Metrics>) -> Self {
         let core = Mutex::new(Core::new(settings.rules()));
-        let shared =
-            Shared { core, origin: Instant::now(), alarm: Notify::new(), metrics, shown: Default::default() };
+        let shared = Shared {
+            core,
+            origin: Instant::now(),
+            longest_window: settings.every_bytes.max(settings.every_requests),
+            alarm: Notify::new(),
+            metrics,
+            shown: Default::default(),
+        };
         let lanes = Self { shared: Arc::new(shared) };
         lanes.within(|_, _| ());
         lanes
@@ -261,6 +271,17 @@ impl Lanes {
         if heard != Heard::Other {
             self.within(|core, now| core.hear(now, tenant.as_str(), mailbox.as_str(), heard.pure()));
         }
+    }
+
+    /// A request for a mailbox beside its jobs' imports (a session opened, a look), which Exchange counts, too.
+    pub fn beside(&self, tenant: &TenantId, mailbox: &MailboxId) {
+        self.within(|core, now| core.beside(now, tenant.as_str(), mailbox.as_str()));
+    }
+
+    /// After this long, what somebody else has spent on a mailbox no longer counts.
+    #[must_use]
+    pub fn longest_window(&self) -> Duration {
+        self.shared.longest_window
     }
 
     /// What is going on: at most `top` of the busiest mailboxes, or only one. For people: costs time in proportion to all lanes.

@@ -42,7 +42,7 @@ pub struct Neighbours {
 struct Inner {
     health: HashMap<Dependency, Health<Instant>>,
     tenants: HashMap<TenantId, Health<Instant>>,
-    /// Mailboxes that were forbidden since one was not.
+    /// Mailboxes that were forbidden, or whose import host was, since one was not.
     forbidden: Vec<MailboxId>,
     /// When a mailbox last had a success; forgotten when too many.
     succeeded: HashMap<MailboxId, Instant>,
@@ -148,14 +148,17 @@ impl Neighbours {
                 self.pause(&error, tenant);
                 error
             }
-            Fault::Job if error.reason == Reason::MailboxForbidden => {
+            Fault::Job if matches!(error.reason, Reason::MailboxForbidden | Reason::ImportHostNotAllowed) => {
                 if !inner.forbidden.contains(mailbox) && inner.forbidden.len() < SEVERAL_MAILBOXES {
                     inner.forbidden.push(mailbox.clone());
                 }
                 if inner.forbidden.len() < SEVERAL_MAILBOXES {
                     return error;
                 }
-                inner.health.entry(Dependency::Exchange).or_default().bad(job, now, &self.backoff, dice);
+                let health = inner.health.entry(Dependency::Exchange).or_default();
+                if health.bad(job, now, &self.backoff, dice) {
+                    warn!(dependency = "exchange", error = %error, "away: several mailboxes refuse us without a success between them");
+                }
                 error.with_fault(Fault::Ours { scope: OursScope::Dependency(Dependency::Exchange) })
             }
             // No answer is trouble of Exchange's, too, though only looking tells what became of this job.

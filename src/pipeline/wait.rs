@@ -16,7 +16,7 @@ use super::{
     report::Patience,
 };
 use crate::{
-    broker::{Message, Settlement, Source, Tier},
+    broker::{Message, PublishError, Settlement, Source, Tier},
     domain::{Journey, UnixMillis},
 };
 
@@ -115,17 +115,29 @@ impl Pipeline {
         let mut patience = Patience::new();
         let tier = tier_for(self.broker.tiers(), after);
         loop {
-            match self.broker.publisher().park(tier, message, journey).await {
-                Ok(()) => return Waited::Elsewhere,
-                Err(error) => warn!(%error, "a wait tier did not take a copy; publishing it again"),
+            let Err(error) = self.broker.publisher().park(tier, message, journey).await else {
+                return Waited::Elsewhere;
+            };
+            if let Some(end) = self.before_another_try(&error, &mut patience, settlement).await {
+                return end;
             }
-            if settlement.is_void() {
-                return Waited::Void;
-            }
-            tokio::select! {
-                () = sleep(patience.next()) => {}
-                () = self.life.closing().cancelled() => return Waited::NoMore,
-            }
+        }
+    }
+
+    /// A copy that no queue took will be published again in a moment, unless that has become pointless.
+    pub(super) async fn before_another_try(
+        &self,
+        error: &PublishError,
+        patience: &mut Patience,
+        settlement: &Settlement,
+    ) -> Option<Waited> {
+        warn!(%error, "no queue took the copy of a job; publishing it again");
+        if settlement.is_void() {
+            return Some(Waited::Void);
+        }
+        tokio::select! {
+            () = sleep(patience.next()) => None,
+            () = self.life.closing().cancelled() => Some(Waited::NoMore),
         }
     }
 

@@ -145,7 +145,7 @@ fn the_charts_version_is_the_workers() {
 /// Every metric that the worker can show, with its labels, from the registered metrics themselves.
 pub(crate) fn exposed() -> BTreeMap<String, BTreeSet<String>> {
     let m = Metrics::register("0.0.0", "test").expect("registers");
-    let described: [&dyn Collector; 26] = [
+    let described: [&dyn Collector; 27] = [
         &m.jobs,
         &m.job_duration,
         &m.stage_duration,
@@ -167,6 +167,7 @@ pub(crate) fn exposed() -> BTreeMap<String, BTreeSet<String>> {
         &m.fleet_mode,
         &m.intake,
         &m.shards_active,
+        &m.shard_handovers,
         &m.credential_expiry,
         &m.broker_connected,
         &m.broker_reconnects,

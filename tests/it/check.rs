@@ -41,12 +41,29 @@ async fn a_line_for_each_neighbour_when_all_is_well() -> Result<()> {
     let mailbox = stack.mailbox("anna");
     let (code, said) = check(&stack, &["--mailbox", &mailbox, "--folder", FOLDER], &[]).await?;
     assert_eq!(code, 0, "{said}");
-    for name in ["configuration", "broker", "storage", "ledger", "identity", "mailbox", "folder"] {
+    for name in ["configuration", "broker", "fleet", "storage", "ledger", "identity", "mailbox", "folder"] {
         assert!(said.contains(&format!("ok      {name:<14}")), "{name}:\n{said}");
     }
     assert!(said.contains(ROLE_IMPORT), "{said}");
     assert!(stack.exchange.items(&mailbox).is_empty());
     assert_eq!(stack.exchange.violations(), Vec::<String>::new());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_fleets_mode_and_its_shards() -> Result<()> {
+    let stack = stack("check_fleet").await?;
+    let sharded = [("FLEET__MODE", "sharded"), ("FLEET__SHARDS", "4")];
+    let (code, said) = check(&stack, &[], &sharded).await?;
+    assert!(code == 78 && said.contains("FAILED  broker"), "{said}");
+    let mut worker = stack.worker(binary(), &sharded).await?;
+    assert!(worker.terminate().await?.success());
+    let (code, said) = check(&stack, &[], &sharded).await?;
+    assert!(code == 0 && said.contains("sharded: 4 shards"), "{said}");
+    let (code, said) = check(&stack, &[], &[("FLEET__MODE", "sharded"), ("FLEET__SHARDS", "5")]).await?;
+    assert!(code == 78 && said.contains("restore.shards.5"), "{said}");
+    let (code, said) = check(&stack, &[], &[("FLEET__MODE", "auto")]).await?;
+    assert!(code == 0 && said.contains("name sharded or shared"), "{said}");
     Ok(())
 }
 

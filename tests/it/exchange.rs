@@ -6,8 +6,8 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_util::stream;
 use restore_sandbox::exchange::{
-    ALL_ROLES, Answer, ClientCertificate, Consent, Cut, Effect, Exchange as Model, Fault as Trouble,
-    MailboxKind, Meanwhile, Operation, Options, UrlTwist, When,
+    ALL_ROLES, Answer, ClientCertificate, Consent, Cut, Effect, Exchange as Model, Fault as Trouble, Gate,
+    MailboxKind, Meanwhile, Operation, Options, Part, UrlTwist, When,
 };
 use restore_worker::{
     domain::{
@@ -227,7 +227,8 @@ async fn every_trouble_of_a_session() {
         let model = model().await;
         let exchange = exchange(&model);
         let name = format!("{effect:?}");
-        model.add_fault(Trouble::new(Operation::OpenSession, effect)).expect("a fault");
+        // A cut connection alone is asked again on another.
+        model.add_fault(Trouble::new(Operation::OpenSession, effect).times(2)).expect("a fault");
         let outcome = open(&exchange).await;
         assert_eq!(outcome.as_ref().err().map(told).as_deref(), expected, "{name}: {outcome:?}");
         if let Err(error) = outcome {
@@ -498,5 +499,60 @@ async fn a_connection_closed_between_requests_is_no_doubt() {
         let outcome = import(&exchange, item(10_000_000)).await;
         let failure = outcome.expect_err("the server closed at the next request's first byte");
         assert_eq!(told(&failure.error), "passing exchange, exchange_unavailable", "{failure:?}");
+    }
+}
+
+/// Whoever waits as long as front ends do sends the next item on a connection that they may be closing; a small one is
+/// then complete before that shows, and in doubt.
+#[tokio::test]
+async fn a_connection_that_was_idle_for_seconds_carries_no_item() {
+    let model = model().await;
+    let exchange = exchange(&model);
+    model
+        .add_fault(Trouble::new(Operation::Import, Effect::CutNextRequest(Cut::Close)).always())
+        .expect("a fault");
+    for _ in 0..2 {
+        import(&exchange, item(10)).await.expect("imported");
+        let closed = model.until(|model| model.open_connections(Part::Import) == 0);
+        tokio::time::timeout(Duration::from_secs(6), closed)
+            .await
+            .expect("closed by the worker, long before 20 s");
+    }
+    assert_eq!(model.items(MAILBOX).len(), 2);
+}
+
+/// HTTP/2 puts all mailboxes' requests on one connection: its end is one trouble, not several jobs'.
+#[tokio::test]
+async fn a_cut_connection_to_graph_is_nobodys_trouble() {
+    for cut in [Cut::Close, Cut::Reset] {
+        let model = model().await;
+        let exchange = exchange(&model);
+        open(&exchange).await.expect("a session");
+        let gate = Gate::new();
+        let held = Trouble::new(Operation::OpenSession, Effect::Wait(When::Open(gate.clone()))).times(5);
+        model.add_fault(held).expect("a fault");
+        let ids: Vec<_> = (0..5).map(|n| mailbox(&format!("MBX:{n}"))).collect();
+        for id in &ids {
+            model.add_mailbox(TENANT, id.as_str());
+        }
+        let tenant = tenant();
+        let openings =
+            futures_util::future::join_all(ids.iter().map(|id| exchange.session(&tenant, id, None)));
+        let cutting = async {
+            gate.arrived(5).await;
+            assert_eq!(model.open_connections(Part::Graph), 1);
+            model.cut_connections(Part::Graph, cut);
+            gate.open();
+        };
+        let (outcomes, ()) = tokio::join!(openings, cutting);
+        let troubles: Vec<_> =
+            outcomes.iter().filter_map(|outcome| outcome.as_ref().err().map(told)).collect();
+        assert_eq!(troubles, Vec::<String>::new(), "{cut:?}");
+        // Whoever meets it twice has met more than one connection's end.
+        model
+            .add_fault(Trouble::new(Operation::OpenSession, Effect::CutBeforeBody(cut)).times(2))
+            .expect("a fault");
+        let error = exchange.session(&tenant, &mailbox("MBX:twice"), None).await.expect_err("cut twice");
+        assert_eq!(told(&error), "passing exchange, exchange_unavailable");
     }
 }

@@ -220,6 +220,43 @@ async fn copies_of_one_item_side_by_side_are_each_their_own() -> Result<()> {
     Ok(())
 }
 
+/// One finds the other's item while its own is still on the way: the other waits for that one, and imports nothing in its place.
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_that_swap_their_items_make_no_third() -> Result<()> {
+    let stack = stack("copies_that_swap").await?;
+    let mut emitter = stack.emitter().await?;
+    let mailbox = stack.mailbox("anna");
+    stack.store("1.fts", &ItemSpec::mail(1, 10_000));
+    // One delivery at a time, held while its lane is paused: so the other copy's job cannot come between.
+    let more = quick_and(&[("BROKER__PREFETCH", "1"), ("FLEET__MODE", "shared"), ("RETRY__HOLD", "30s")]);
+    let survivor = stack.worker(binary(), &more).await?;
+    let busy = Answer::too_many("IncomingBytes", Some(Duration::from_secs(12)));
+    let refused = stack.exchange.add_fault(Fault::new(Operation::Import, Effect::Refuse(busy)))?;
+    emitter.publish(&create_job("finder", &mailbox, "1.fts")).await?;
+    stack.exchange.until(|e| e.fired(refused) == 1).await;
+    let stored = Gate::new();
+    import_meets(&stack, &mailbox, Effect::WaitAfter(When::Open(stored.clone())))?;
+    let mut victim = stack.worker(binary(), &more).await?;
+    emitter.publish(&create_job("loser", &mailbox, "1.fts")).await?;
+    stored.arrived(1).await;
+    victim.kill().await?;
+    let late = Gate::new();
+    let meanwhile = Meanwhile::Timeout;
+    import_meets(&stack, &mailbox, Effect::LateCommit { when: When::Open(late.clone()), meanwhile })?;
+    // The finder's import, late; it finds the loser's item; then the loser looks.
+    let found = told(&mut emitter, &survivor).await?;
+    assert_eq!((&found["jobId"], &found["evidence"]), (&json!("finder"), &json!("found")), "{found:#}");
+    let looks = stack.exchange.requests(Operation::ListItems);
+    stack.exchange.until(|e| e.requests(Operation::ListItems) > looks).await;
+    late.open();
+    let event = told(&mut emitter, &survivor).await?;
+    assert_eq!((&event["jobId"], &event["evidence"]), (&json!("loser"), &json!("found")), "{event:#}");
+    let items = stack.exchange.items(&mailbox);
+    assert_eq!(items.len(), 2, "{}", survivor.output());
+    assert_ne!(found["itemId"], event["itemId"]);
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_published_thrice_is_done_once_and_told_again() -> Result<()> {
     let stack = stack("a_job_published_thrice").await?;

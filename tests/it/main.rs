@@ -2,6 +2,7 @@
 
 mod bad_answers;
 mod bad_input;
+mod bad_sessions;
 mod blobs;
 mod chart;
 mod check;
@@ -13,9 +14,12 @@ mod events;
 mod examples;
 mod exchange;
 mod failure;
+mod fleet;
 mod house;
+mod identity;
 mod lanes;
 mod ledger;
+mod network;
 mod outside;
 mod pages;
 mod readme;

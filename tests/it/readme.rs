@@ -1,17 +1,27 @@
-//! The README's tables, compared with the code.
+//! The tables of the README and of `docs`, compared with the code.
 
 use std::collections::BTreeSet;
 
-use restore_worker::{cli::Exit, config, domain::Reason};
+use restore_worker::{
+    cli::Exit,
+    config,
+    domain::{MailboxId, Reason, ShardCount},
+};
 
 const README: &str = include_str!("../../README.md");
+const FAULTS: &str = include_str!("../../docs/exchange-faults.md");
 
-/// The first cells of a section's table, without back ticks.
+/// The first cells of a section's table in the README, without back ticks.
 fn cells(section: &str) -> BTreeSet<String> {
-    let text = README.split(&format!("\n## {section}\n")).nth(1).expect("the section is there");
+    rows(README, section).collect()
+}
+
+/// The first cells of a section's table, in order.
+fn rows<'a>(page: &'a str, section: &str) -> impl Iterator<Item = String> + use<'a> {
+    let text = page.split(&format!("\n## {section}\n")).nth(1).expect("the section is there");
     let text = text.split("\n## ").next().expect("text");
     let rows = text.lines().filter(|l| l.starts_with("| ") && !l.starts_with("| ---")).skip(1);
-    rows.filter_map(|row| Some(row.split('|').nth(1)?.trim().trim_matches('`').to_owned())).collect()
+    rows.filter_map(|row| Some(row.split('|').nth(1)?.trim().trim_matches('`').to_owned()))
 }
 
 #[test]
@@ -60,4 +70,56 @@ fn every_exit_code_has_its_row() {
     let mut codes: BTreeSet<_> = exits.iter().map(|exit| exit.code().to_string()).collect();
     codes.insert("2".into());
     assert_eq!(cells("Exit codes"), codes);
+}
+
+#[test]
+fn the_shards_of_the_document_are_those_of_the_code() {
+    let document = include_str!("../../docs/fleet.md");
+    let table = document.split("| mailboxId |").nth(1).expect("the table");
+    let rows: Vec<_> = table.lines().skip(2).take_while(|line| line.starts_with("| `")).collect();
+    assert!(rows.len() >= 3);
+    for row in rows {
+        let cells: Vec<_> = row.trim_matches('|').split('|').map(|c| c.trim().trim_matches('`')).collect();
+        let mailbox = MailboxId::parse(cells[0]).expect("a mailbox id");
+        for (cell, count) in cells[1..].iter().zip([64, 256, 1_024]) {
+            let count = ShardCount::new(count).expect("a count");
+            assert_eq!(cell.parse(), Ok(count.shard_of(&mailbox).number()), "{row}");
+        }
+    }
+}
+
+#[test]
+fn every_effect_of_the_model_has_its_row() {
+    let source = include_str!("../sandbox/src/exchange/fault.rs");
+    let names = source
+        .split("pub fn name(&self)")
+        .nth(1)
+        .expect("the names")
+        .split("fn stage")
+        .next()
+        .expect("names");
+    let names = names.split('"').skip(1).step_by(2).map(str::to_owned).collect::<BTreeSet<_>>();
+    assert!(names.contains("late_commit"), "{names:?}");
+    assert_eq!(rows(FAULTS, "By script").collect::<BTreeSet<_>>(), names);
+}
+
+#[test]
+fn every_guess_of_the_answers_has_its_row() {
+    let source = include_str!("../../src/exchange/answer.rs");
+    let table = source
+        .split("static RULES: &[Rule] = &[")
+        .nth(1)
+        .expect("the table")
+        .split("\n];")
+        .next()
+        .expect("its end");
+    let lines = table.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let text = lines.flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ");
+    let bare = ["On::", "Status::", "Meaning::", "Reason::", "Limit::"]
+        .iter()
+        .fold(text, |text, path| text.replace(path, ""));
+    let rules = bare.split("rule(").map(|rule| rule.trim().trim_end_matches([',', ')', ' ']));
+    let guesses: Vec<_> = rules.filter_map(|rule| rule.strip_suffix(", Guess")).map(str::to_owned).collect();
+    assert!(guesses.len() > 20, "{guesses:#?}");
+    assert_eq!(rows(FAULTS, "Guesses").collect::<Vec<_>>(), guesses);
 }

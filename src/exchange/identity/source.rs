@@ -7,14 +7,16 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use azure_core::{
     Error,
     credentials::{AccessToken, TokenCredential},
+    http::ClientMethodOptions,
 };
 use azure_identity::{
-    ClientAssertionCredential, ClientAssertionCredentialOptions, ClientSecretCredential,
+    ClientAssertion, ClientAssertionCredential, ClientAssertionCredentialOptions, ClientSecretCredential,
     ClientSecretCredentialOptions, ManagedIdentityCredential, ManagedIdentityCredentialOptions,
-    UserAssignedId, WorkloadIdentityCredential, WorkloadIdentityCredentialOptions,
+    UserAssignedId,
 };
 use reqwest::Client;
 use secrecy::{ExposeSecret, SecretString};
@@ -171,13 +173,13 @@ impl Source {
                     .map(|made| made as _)
             }
             What::Workload { client_id, file } => {
-                let options = WorkloadIdentityCredentialOptions {
-                    credential_options: ClientAssertionCredentialOptions { client_options: options },
-                    client_id: Some(client_id.clone()),
-                    tenant_id: Some(tenant.to_owned()),
-                    token_file_path: Some(file.clone()),
-                };
-                WorkloadIdentityCredential::new(Some(options)).map(|made| made as _)
+                // Not the SDK's own: it sends white space at the file's end, too, and reads while others wait.
+                let token = Secret::File(file.clone()).read().await;
+                let token = token.map_err(|why| ours(format!("the federated token: {why}")))?;
+                let options = ClientAssertionCredentialOptions { client_options: options };
+                let assertion = Federated(token);
+                ClientAssertionCredential::new(tenant.to_owned(), client_id.clone(), assertion, Some(options))
+                    .map(|made| made as _)
             }
             What::Managed { client_id } => {
                 let options = ManagedIdentityCredentialOptions {
@@ -191,6 +193,17 @@ impl Source {
             }
         };
         made.map_err(|error| ours(format!("no token can be asked for: {}", Refusal::read(&error).text)))
+    }
+}
+
+/// What another issuer says of us.
+#[derive(Debug)]
+struct Federated(SecretString);
+
+#[async_trait]
+impl ClientAssertion for Federated {
+    async fn secret(&self, _: Option<ClientMethodOptions<'_>>) -> azure_core::Result<String> {
+        Ok(self.0.expose_secret().to_owned())
     }
 }
 

@@ -189,11 +189,11 @@ async fn a_federated_token_is_read_as_it_rotates() {
         s.identity.federated_token_file = Some(path.clone());
     });
     assert!(open(&exchange).await.is_err());
-    std::fs::write(&path, "second").expect("written");
+    std::fs::write(&path, "second\n").expect("written");
     assert!(open(&exchange).await.is_err());
     let asked = server.seen("/token");
     assert!(text(&asked[0]).contains("client_assertion=first&"), "{}", text(&asked[0]));
-    assert!(text(asked.last().expect("asked")).contains("client_assertion=second&"));
+    assert!(text(asked.last().expect("asked")).contains("client_assertion=second&"), "no line's end");
     std::fs::remove_file(&path).expect("removed");
     let error = open(&exchange_with(&server, |s| {
         s.identity.client_secret = None;

@@ -33,8 +33,10 @@ pub struct Rules {
     pub bytes: Quota,
     /// Requests per mailbox.
     pub requests: Quota,
-    /// Jobs that one queue delivers at most before some are settled: its prefetch.
+    /// Jobs that the common queue delivers at most before some are settled: its prefetch.
     pub hold: u64,
+    /// The same of a shard's queue.
+    pub hold_per_shard: u64,
 }
 
 /// A job that wants to enter.
@@ -50,7 +52,7 @@ pub struct Entry<'a> {
     pub priority: u8,
     /// Whether the job may wait in memory.
     pub may_hold: bool,
-    /// Which of the worker's queues delivered it (a shard's number; 0 in shared mode).
+    /// Which of the worker's queues delivered it; 0: the common one.
     pub queue: u16,
     /// In how many milliseconds its turn is, as it was told when it was parked; `None`: it was not.
     pub turn: Option<u64>,
@@ -258,6 +260,15 @@ impl<T> Core<T> {
         self.settle(grant.lane, now);
     }
 
+    /// A request for a mailbox beside its jobs' imports: a session opened, a look.
+    pub fn beside(&mut self, now: Millis, tenant: &str, mailbox: &str) {
+        self.advance(now);
+        if let Some(id) = self.names.get(name(tenant, mailbox).as_str()).copied() {
+            self.lanes[id].beside(now, &self.rules);
+            self.settle(id, now);
+        }
+    }
+
     /// What Exchange said to a request for a mailbox.
     pub fn hear(&mut self, now: Millis, tenant: &str, mailbox: &str, word: Word) {
         self.advance(now);
@@ -336,7 +347,8 @@ impl<T> Core<T> {
         let queue = self.queues.get(&entry.queue).copied().unwrap_or_default();
         let outlook = flood::Outlook::of(lane, entry, elsewhere, now, &self.rules);
         let refused = if entry.may_hold {
-            flood::is_beyond(lane, entry, queue, &outlook, self.rules.hold)
+            let hold = if entry.queue == 0 { self.rules.hold } else { self.rules.hold_per_shard };
+            flood::is_beyond(lane, entry, queue, &outlook, hold)
         } else {
             !(place && outlook.at_once)
         };

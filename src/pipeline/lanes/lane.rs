@@ -372,6 +372,12 @@ impl<T> Lane<T> {
         self.requests.end(1, now, &rules.requests);
     }
 
+    /// A request beside the jobs', over now: it counts like theirs.
+    pub fn beside(&mut self, now: Millis, rules: &Rules) {
+        self.requests.begin(1);
+        self.requests.end(1, now, &rules.requests);
+    }
+
     /// The request at work was never sent.
     pub fn unused(&mut self, bytes: u64) {
         self.bytes.correct(bytes, 0);

@@ -16,6 +16,7 @@ const RULES: Rules = Rules {
     bytes: Quota { amount: 100, every: 1_000 },
     requests: Quota { amount: 7, every: 1_500 },
     hold: 10_000,
+    hold_per_shard: 10_000,
 };
 const MAILBOXES: [&str; 4] = ["a", "b", "c", "d"];
 
@@ -465,6 +466,20 @@ fn turns_follow_the_order_and_no_job_sleeps_past_its_own() {
     let turn =
         core.enter(Millis(1), &late, 0).map_err(|(parked, _)| parked.turn).expect_err("the row is full");
     assert!(turn < 12_000, "{turn}");
+}
+
+#[test]
+fn what_is_asked_beside_the_jobs_counts_as_requests() {
+    let mut core = Core::new(Rules { requests: Quota { amount: 2, every: 1_000 }, ..RULES });
+    core.enter(Millis(0), &entry("a", 1), 0).expect("waits");
+    let (_, mut grant) = core.admit(Millis(0)).expect("the first request");
+    core.beside(Millis(0), tenant("a"), "a");
+    core.beside(Millis(0), tenant("nobody"), "nobody");
+    core.sent(Millis(0), &mut grant, 1);
+    core.end(Millis(0), grant);
+    core.enter(Millis(0), &entry("a", 1), 1).expect("waits");
+    assert!(core.admit(Millis(999)).is_none());
+    assert!(core.admit(Millis(1_100)).is_some());
 }
 
 #[test]

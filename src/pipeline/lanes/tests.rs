@@ -19,6 +19,7 @@ const SETTINGS: Settings = Settings {
     every_requests: Duration::from_mins(10),
     share: 1.0,
     hold: 64,
+    hold_per_shard: 16,
 };
 
 fn tenant() -> TenantId {

@@ -38,9 +38,10 @@ use self::{
 };
 use crate::{
     exchange::ALL_ROLES,
-    rabbitmq::{Options, RabbitMq},
+    rabbitmq::{Installation, Options, RabbitMq},
     s3::ACCESS_KEY,
-    stack::{CLIENT_SECRET, Stack, TENANT, exchange_options},
+    seaweedfs::SeaweedFs,
+    stack::{CLIENT_SECRET, RECORDS, Stack, TENANT, exchange_options},
 };
 
 /// What a campaign is to be.
@@ -64,6 +65,9 @@ pub struct Args {
     /// `in_doubt.settle` of the workers, such as `4s`. Items are stored at most 1.9 s late.
     #[arg(long, default_value = "4s")]
     pub settle: String,
+    /// `fleet.mode` of the workers.
+    #[arg(long, default_value = "auto")]
+    pub mode: String,
     /// Families of faults that are left out.
     #[arg(long, value_delimiter = ',')]
     pub faults_off: Vec<Family>,
@@ -75,8 +79,10 @@ pub struct Args {
 /// `ledger.store`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LedgerKind {
-    /// Records.
+    /// Records, in the server whose requests are watched and tampered with.
     S3,
+    /// Records on `SeaweedFS`: a foreign server, whose requests nobody sees. Needs `pip`.
+    Seaweedfs,
     /// None.
     None,
 }
@@ -153,6 +159,7 @@ struct Campaign {
     lasting: JoinSet<Result<()>>,
     done: Done,
     _stop: DropGuard,
+    _foreign: Option<SeaweedFs>,
     node: RabbitMq,
 }
 
@@ -167,12 +174,21 @@ struct Done {
 
 impl Campaign {
     async fn start(args: Args, binary: &Path) -> Result<Self> {
-        crate::rabbitmq::ensure_installed().await?;
-        let node = RabbitMq::start(Options::default()).await?;
+        let options = Options::from_env();
+        if matches!(options.installation, Installation::System) {
+            crate::rabbitmq::ensure_installed().await?;
+        }
+        let node = RabbitMq::start(options).await?;
         let uri = node.create_vhost("campaign").await?;
         let options = crate::exchange::Options { seed: args.seed, ..exchange_options() };
         let stack = Arc::new(Stack::start(uri.clone(), options).await?);
-        let places = (0..usize::from(args.workers)).map(|n| variables(&stack, &args, n)).collect();
+        let names: Vec<_> = (0..usize::from(args.workers)).map(fleet::name).collect();
+        let foreign = match args.ledger {
+            LedgerKind::Seaweedfs => Some(foreign_ledger(binary, &names).await?),
+            LedgerKind::S3 | LedgerKind::None => None,
+        };
+        let ledger = foreign.as_ref().map(SeaweedFs::endpoint);
+        let places = (0..names.len()).map(|n| variables(&stack, &args, n, ledger.as_deref())).collect();
         let fleet = Arc::new(Fleet::new(binary, places, stack.dir()));
         let strikes = Arc::new(Strikes::new(Arc::clone(&fleet)));
         stack.s3.faults().watch(Arc::clone(&strikes) as Arc<dyn crate::s3::Watch>);
@@ -206,6 +222,7 @@ impl Campaign {
             lasting: JoinSet::new(),
             done: Done::default(),
             _stop: stop.drop_guard(),
+            _foreign: foreign,
             node,
         })
     }
@@ -520,8 +537,22 @@ async fn publish(
     Ok(())
 }
 
+/// The access key of a place's worker.
+fn access_key(name: &str) -> String {
+    format!("{ACCESS_KEY}-{name}")
+}
+
+/// A server for the ledger alone.
+async fn foreign_ledger(binary: &Path, names: &[String]) -> Result<SeaweedFs> {
+    let keys: Vec<_> = names.iter().map(|name| access_key(name)).collect();
+    let cache = binary.with_file_name("seaweedfs");
+    let server = SeaweedFs::start_for(&cache, &keys).await?;
+    server.create_bucket(&keys[0], RECORDS).await?;
+    Ok(server)
+}
+
 /// The variables of one place: its own credentials everywhere, by which the models tell the workers apart.
-fn variables(stack: &Stack, args: &Args, place: usize) -> BTreeMap<String, String> {
+fn variables(stack: &Stack, args: &Args, place: usize, ledger: Option<&str>) -> BTreeMap<String, String> {
     let name = fleet::name(place);
     let client = format!("app-{name}");
     stack.exchange.add_app(&client, CLIENT_SECRET);
@@ -538,12 +569,15 @@ fn variables(stack: &Stack, args: &Args, place: usize) -> BTreeMap<String, Strin
         ("IN_DOUBT__SETTLE", args.settle.as_str()),
         ("IN_DOUBT__CLOCK_MARGIN", "1s"),
         ("RETRY__ATTEMPTS", "50"),
-        ("LEDGER__STORE", if args.ledger == LedgerKind::S3 { "s3" } else { "none" }),
+        ("LEDGER__STORE", if args.ledger == LedgerKind::None { "none" } else { "s3" }),
+        ("LEDGER__ENDPOINT", ledger.unwrap_or_default()),
+        ("FLEET__MODE", args.mode.as_str()),
+        ("FLEET__SHARDS", "16"),
         ("STARTUP__WAIT", "60s"),
     ] {
         variables.insert(format!("RESTORE_WORKER__{key}"), value.to_owned());
     }
-    variables.insert("AWS_ACCESS_KEY_ID".into(), format!("{ACCESS_KEY}-{name}"));
+    variables.insert("AWS_ACCESS_KEY_ID".into(), access_key(&name));
     variables.insert("HOSTNAME".into(), name);
     variables
 }

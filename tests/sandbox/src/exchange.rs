@@ -48,6 +48,7 @@ pub use self::{
     directory::{ALL_ROLES, Consent, ROLE_FOLDERS, ROLE_IMPORT, ROLE_READ, ROLE_READ_WRITE},
     fault::{Cut, Effect, Fault, FaultId, Gate, Meanwhile, Operation, UrlTwist, When},
     framing::{ItemFacts, ReadItem, read_framing},
+    host::Part,
     sight::{Moment, Sight, Watch},
     store::{MailboxKind, StoredItem},
     throttle::{Limits, RetryAfter, Usage},
@@ -55,7 +56,7 @@ pub use self::{
     world::SeenRequest,
 };
 use self::{
-    host::{Front, Part},
+    host::Front,
     world::{Shared, World},
 };
 

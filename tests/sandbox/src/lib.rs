@@ -11,5 +11,6 @@ pub mod s3;
 pub mod seaweedfs;
 pub mod stack;
 pub mod supervised;
+pub mod tunnel;
 pub mod wait;
 pub mod worker;

@@ -13,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -40,11 +41,20 @@ impl SeaweedFs {
     /// # Errors
     /// If it cannot be had or does not start; the message says which.
     pub async fn start(cache: &Path) -> Result<Self> {
+        Self::start_for(cache, &[ACCESS_KEY.to_owned()]).await
+    }
+
+    /// The same for clients with these access keys, who all have [`crate::s3::SECRET_KEY`].
+    ///
+    /// # Errors
+    /// If it cannot be had or does not start; the message says which.
+    pub async fn start_for(cache: &Path, access_keys: &[String]) -> Result<Self> {
         let cache = cache.to_owned();
         let weed = tokio::task::spawn_blocking(move || install(&cache)).await??;
         let dir = tempfile::tempdir()?;
-        let identity = json!({"identities": [{"name": "sandbox", "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
-            "actions": ["Admin", "Read", "Write", "List"]}]});
+        let credentials: Vec<_> =
+            access_keys.iter().map(|key| json!({"accessKey": key, "secretKey": SECRET_KEY})).collect();
+        let identity = json!({"identities": [{"name": "sandbox", "credentials": credentials, "actions": ["Admin", "Read", "Write", "List"]}]});
         let keys = dir.path().join("s3.json");
         fs::write(&keys, identity.to_string())?;
         let data = dir.path().join("data");
@@ -77,6 +87,22 @@ impl SeaweedFs {
             until("SeaweedFS", LIMIT, async || Ok(http_get(address, "/status").await.is_ok().then_some(())));
         answers.await.with_context(|| fs::read_to_string(&log).unwrap_or_default())?;
         Ok(Self { port, _server: server, _dir: dir })
+    }
+
+    /// Makes a bucket, as the client of this access key.
+    ///
+    /// # Errors
+    /// If the server refuses.
+    pub async fn create_bucket(&self, access_key: &str, name: &str) -> Result<()> {
+        let config = aws_sdk_s3::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .credentials_provider(Credentials::new(access_key, SECRET_KEY, None, None, "sandbox"))
+            .region(Region::new("us-east-1"))
+            .endpoint_url(self.endpoint())
+            .force_path_style(true)
+            .build();
+        let made = aws_sdk_s3::Client::from_conf(config).create_bucket().bucket(name).send().await;
+        made.map(drop).with_context(|| format!("cannot make the bucket {name}"))
     }
 
     /// Its URL.

@@ -144,6 +144,21 @@ impl Stack {
         self.spawn_with(binary, &["run"], more)
     }
 
+    /// Starts a worker of its own name, one of several, and waits until it is ready.
+    ///
+    /// # Errors
+    /// If it does not become ready.
+    pub async fn named_worker(&self, binary: &Path, name: &str, more: &[(&str, &str)]) -> Result<Worker> {
+        let mut variables = self.variables();
+        variables.insert("HOSTNAME".into(), name.into());
+        variables.extend(
+            more.iter().map(|(name, value)| (format!("RESTORE_WORKER__{name}"), (*value).to_owned())),
+        );
+        let mut worker = Worker::command(binary, &["run"], &variables, &self.log())?;
+        worker.ready().await?;
+        Ok(worker)
+    }
+
     /// The same with any arguments.
     ///
     /// # Errors

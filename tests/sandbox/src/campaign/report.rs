@@ -40,7 +40,11 @@ impl Report {
 
     pub(super) fn print(&self) {
         let Args { rounds, seed, jobs, workers, ledger, settle, .. } = &self.args;
-        let ledger = if *ledger == LedgerKind::S3 { "s3" } else { "none" };
+        let ledger = match ledger {
+            LedgerKind::S3 => "s3",
+            LedgerKind::Seaweedfs => "s3 (SeaweedFS)",
+            LedgerKind::None => "none",
+        };
         println!(
             "\nseed {seed}  rounds {rounds}  workers {workers}  jobs at once {jobs}  ledger {ledger}  settle {settle}"
         );

@@ -17,8 +17,9 @@ use tokio::time::Instant;
 use super::{
     Answer, Exchange, assertion,
     directory::{Consent, Token},
-    fault::{Effect, Fault, FaultId, Operation},
+    fault::{Cut, Effect, Fault, FaultId, Operation},
     framing::ItemFacts,
+    host::Part,
     sight::Watch,
     store::{MailboxKind, NewItem, StoredItem, hex},
     throttle::Usage,
@@ -378,6 +379,13 @@ impl Exchange {
         self.shared.world().script.clear_all();
     }
 
+    /// Ends every open connection to one of the services now.
+    pub fn cut_connections(&self, part: Part, cut: Cut) {
+        for line in self.shared.world().lines.of(part) {
+            line.sever(cut);
+        }
+    }
+
     /// How often a fault fired.
     #[must_use]
     pub fn fired(&self, id: FaultId) -> u64 {
@@ -446,6 +454,12 @@ impl Exchange {
     #[must_use]
     pub fn seen(&self) -> Vec<SeenRequest> {
         self.shared.world().seen.iter().cloned().collect()
+    }
+
+    /// Connections that are open to one of the services.
+    #[must_use]
+    pub fn open_connections(&self, part: Part) -> usize {
+        self.shared.world().lines.of(part).count()
     }
 
     /// What a mailbox has carried for an application.

@@ -18,10 +18,14 @@ use super::{
 
 /// Which of the services a listener is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
+pub enum Part {
+    /// Entra's token endpoint.
     Login,
+    /// Microsoft Graph.
     Graph,
+    /// Where import URLs lead.
     Import,
+    /// The managed identity's endpoints.
     Identity,
 }
 
@@ -50,6 +54,25 @@ impl Host for Front {
         };
         let reply = self.route(&line, request, &mut seen).await;
         self.send(&line, reply, seen).await
+    }
+
+    fn opened(&self, line: Arc<Line>) -> impl Send + 'static {
+        let id = self.shared.world().lines.add(self.part, line);
+        self.shared.tell_change();
+        Open { shared: Arc::clone(&self.shared), id }
+    }
+}
+
+/// An open connection, in the model's list.
+struct Open {
+    shared: Arc<Shared>,
+    id: u64,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.shared.world().lines.remove(self.id);
+        self.shared.tell_change();
     }
 }
 

@@ -3,7 +3,11 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_RSA_SHA256};
+use rcgen::{
+    BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_RSA_SHA256,
+    date_time_ymd,
+};
+use time::OffsetDateTime;
 use tokio_rustls::rustls::{self, pki_types::PrivateKeyDer};
 
 /// A server's TLS and the authority that a client must trust.
@@ -53,8 +57,22 @@ impl ClientCertificate {
     /// # Errors
     /// If no key can be made.
     pub fn generate() -> Result<Self> {
+        Self::ending(date_time_ymd(4096, 1, 1))
+    }
+
+    /// Makes one that has expired.
+    ///
+    /// # Errors
+    /// If no key can be made.
+    pub fn expired() -> Result<Self> {
+        Self::ending(date_time_ymd(2020, 1, 1))
+    }
+
+    fn ending(end: OffsetDateTime) -> Result<Self> {
         let key = KeyPair::generate_for(&PKCS_RSA_SHA256)?;
-        let certificate = CertificateParams::new(vec!["restore-worker".to_owned()])?.self_signed(&key)?;
+        let mut params = CertificateParams::new(vec!["restore-worker".to_owned()])?;
+        params.not_after = end;
+        let certificate = params.self_signed(&key)?;
         Ok(Self {
             certificate_pem: certificate.pem(),
             key_pem: key.serialize_pem(),

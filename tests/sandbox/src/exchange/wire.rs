@@ -1,6 +1,7 @@
 //! Sockets: TLS, HTTP/1.1 and HTTP/2, and the ways in which a connection can end badly.
 
 use std::{
+    collections::BTreeMap,
     io,
     pin::Pin,
     sync::{
@@ -23,7 +24,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use super::fault::Cut;
+use super::{fault::Cut, host::Part};
 
 const NOTHING: u8 = 0;
 const CLOSE: u8 = 1;
@@ -50,6 +51,29 @@ impl Line {
     pub(super) fn set_trap(&self, cut: Cut) {
         let how = if cut == Cut::Reset { RESET } else { CLOSE };
         self.trap.store(how, Ordering::SeqCst);
+    }
+}
+
+/// The connections that are open.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    next: u64,
+    open: BTreeMap<u64, (Part, Arc<Line>)>,
+}
+
+impl Lines {
+    pub(super) fn add(&mut self, part: Part, line: Arc<Line>) -> u64 {
+        self.next += 1;
+        self.open.insert(self.next, (part, line));
+        self.next
+    }
+
+    pub(super) fn remove(&mut self, id: u64) {
+        self.open.remove(&id);
+    }
+
+    pub(super) fn of(&self, part: Part) -> impl Iterator<Item = &Arc<Line>> {
+        self.open.values().filter(move |(of, _)| *of == part).map(|(_, line)| line)
     }
 }
 
@@ -173,6 +197,9 @@ pub(super) trait Host: Clone + Send + Sync + 'static {
         line: Arc<Line>,
         request: hyper::Request<hyper::body::Incoming>,
     ) -> impl Future<Output = Result<hyper::Response<ReplyBody>, Severed>> + Send;
+
+    /// A connection was accepted; what this gives is dropped with it.
+    fn opened(&self, line: Arc<Line>) -> impl Send + 'static;
 }
 
 /// Serves a listener until `stop`.
@@ -195,6 +222,7 @@ pub(super) async fn listen(
         let (tls, host, stop) = (tls.clone(), host.clone(), stop.clone());
         tokio::spawn(async move {
             let line = Arc::new(Line::default());
+            let _open = host.opened(Arc::clone(&line));
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = line.ended.cancelled() => {}

@@ -24,6 +24,7 @@ use super::{
     store::{Session, Store},
     text,
     throttle::{Meter, Refusal, RetryAfter},
+    wire::Lines,
 };
 
 /// A request that was answered, or cut.
@@ -62,6 +63,7 @@ pub(super) struct World {
     pub(super) secrets: Vec<String>,
     pub(super) pending_commits: u64,
     pub(super) aborted_uploads: u64,
+    pub(super) lines: Lines,
 }
 
 impl World {

@@ -27,7 +27,7 @@ const TOOL_LIMIT: Duration = Duration::from_secs(60);
 /// one was declared; killed before that, it throws the queue's log away on the next start, confirmed messages
 /// included, and nobody elects a leader of it (ra#179, rabbitmq-server#10070). Nothing of that is what tests are
 /// about, so the tables are written every [`SAFE_AFTER`] / 2, and an election is held in each queue.
-const CARE: &str = "[ra:trigger_election(amqqueue:get_pid(Q)) || Q <- rabbit_amqqueue:list(), \
+const CARE: &str = "[catch ra:trigger_election(amqqueue:get_pid(Q)) || Q <- rabbit_amqqueue:list(), \
                     amqqueue:get_type(Q) =:= rabbit_quorum_queue], \
                     spawn(fun Care() -> [dets:sync(T) || T <- dets:all()], timer:sleep(50), Care() end).";
 /// How long ago a queue must have been declared to survive a kill.

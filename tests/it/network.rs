@@ -1,0 +1,109 @@
+//! Behind a company network: a proxy, with a password or for some hosts only, and an authority of its own.
+
+use std::{collections::BTreeMap, fs};
+
+use anyhow::{Context as _, Result};
+use restore_sandbox::{
+    exchange::{Exchange, Options},
+    fts::ItemSpec,
+    stack::{Stack, create_job, exchange_options},
+    tunnel::Tunnel,
+    worker::Worker,
+};
+
+use crate::support::{binary, stack, stack_with};
+
+/// A name that no resolver knows: whoever reaches it went through the proxy.
+const HOST: &str = "exchange.sandbox.invalid";
+
+fn variables(stack: &Stack, more: &[(&str, &str)]) -> BTreeMap<String, String> {
+    let mut variables = stack.variables();
+    variables.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    variables
+}
+
+/// Restores one item, and gives what the worker printed.
+async fn restores(stack: &Stack, id: &str, more: &[(&str, &str)]) -> Result<String> {
+    let mut worker = Worker::spawn(binary(), &variables(stack, more), &stack.log())?;
+    worker.ready().await?;
+    let mut emitter = stack.emitter().await?;
+    stack.store("item", &ItemSpec::mail(1, 200_000));
+    emitter.publish(&create_job(id, &stack.mailbox(id), "item")).await?;
+    let told = emitter.next_result().await.with_context(|| worker.output())?.json()?;
+    assert_eq!((&told["jobId"], &told["status"]), (&id.into(), &"succeeded".into()), "{told:#}");
+    assert!(worker.terminate().await?.success());
+    Ok(worker.output())
+}
+
+/// A start that does not come to be: exit code and output.
+async fn ends(stack: &Stack, more: &[(&str, &str)]) -> Result<(Option<i32>, String)> {
+    let mut variables = variables(stack, more);
+    variables.insert("RESTORE_WORKER__STARTUP__WAIT".into(), "1s".into());
+    let mut worker = Worker::spawn(binary(), &variables, &stack.log())?;
+    Ok((worker.wait().await?.code(), worker.output()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn login_graph_and_import_host_are_reached_through_the_proxy() -> Result<()> {
+    const CREDENTIAL: &str = "anna:pass~word~of~the~proxy";
+    let stack = stack_with("network_proxy", Options { host: HOST.into(), ..exchange_options() }).await?;
+    let proxy = Tunnel::start(None).await?;
+    restores(&stack, "plain", &[("HTTPS_PROXY", &proxy.url(None))]).await?;
+    let exchange = &stack.exchange;
+    let wanted = [exchange.login_url(), exchange.graph_url(), exchange.import_url()];
+    let wanted = wanted.map(|url| url.trim_start_matches("https://").to_owned());
+    assert_eq!(proxy.hosts(), wanted.clone().into());
+
+    let proxy = Tunnel::start(Some(CREDENTIAL)).await?;
+    let (url, trace) = (proxy.url(Some(CREDENTIAL)), ("RESTORE_WORKER__LOG__LEVEL", "trace"));
+    let said = restores(&stack, "password", &[("https_proxy", &url), trace]).await?;
+    assert_eq!(proxy.hosts(), wanted.into());
+    let (code, refused) =
+        ends(&stack, &[("HTTPS_PROXY", &proxy.url(Some("anna:not~the~password"))), trace]).await?;
+    assert_eq!(code, Some(69), "{refused}");
+    assert!(proxy.refused() > 0 && refused.contains("proxy authorization required"), "{refused}");
+    for secret in ["pass~word~of~the~proxy", "not~the~password", "YW5uYT"] {
+        assert!(!said.contains(secret) && !refused.contains(secret), "{secret} was printed");
+    }
+
+    let (code, said) = ends(&stack, &[]).await?;
+    assert_eq!(code, Some(69), "nothing is reached without it: {said}");
+    assert_eq!(stack.exchange.violations(), Vec::<String>::new());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_of_no_proxy_are_reached_without_it() -> Result<()> {
+    let stack = stack("network_no_proxy").await?;
+    let proxy = Tunnel::start(None).await?;
+    let url = proxy.url(None);
+    // Neither is the storage, nor a machine's own identity, which are not asked over https.
+    restores(&stack, "around", &[("HTTPS_PROXY", &url), ("NO_PROXY", "example.com,localhost")]).await?;
+    assert_eq!(proxy.hosts().len(), 0, "{:?}", proxy.hosts());
+    restores(&stack, "through", &[("HTTPS_PROXY", &url), ("NO_PROXY", "example.com")]).await?;
+    assert_eq!(proxy.hosts().len(), 3);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_networks_own_authority_is_trusted_beside_others() -> Result<()> {
+    const CA_FILE: &str = "RESTORE_WORKER__EXCHANGE__CA_FILE";
+    let stack = stack("network_authority").await?;
+    let other = Exchange::start(exchange_options()).await?;
+    let (own, foreign) = (stack.exchange.ca_pem(), other.ca_pem());
+    let (own, foreign) = (own.context("an authority")?, foreign.context("an authority")?);
+    let file = stack.dir().join("bundle.pem");
+    let path = file.to_str().context("a path that is text")?;
+    fs::write(&file, format!("# the network's\n{foreign}\n# the sandbox's\n{own}"))?;
+    restores(&stack, "bundle", &[(CA_FILE, path)]).await?;
+    for (content, code, says) in [
+        (foreign, 69, "invalid peer certificate"),
+        ("no certificate", 78, "exchange.ca_file: holds no certificate"),
+    ] {
+        fs::write(&file, content)?;
+        let (ended, said) = ends(&stack, &[(CA_FILE, path)]).await?;
+        assert_eq!(ended, Some(code), "{said}");
+        assert!(said.contains(says), "{said}");
+    }
+    Ok(())
+}
