@@ -1,8 +1,8 @@
 //! An S3 client made from settings, and what its errors say. Shared by the two adapters that talk to object storage.
 //!
 //! Promises: no retries of the SDK's own (the pipeline decides), checksums only where required, a limit on every wait
-//! (connect, first byte, a body that stands still). Only the SDK's own chain reads the environment: credentials, region,
-//! `AWS_ENDPOINT_URL_S3`. Must never: hold a secret longer than the SDK does, or put one into a text.
+//! (connect, first byte, a body that stands still). Only the SDK's own parts read the environment: credentials, region,
+//! `AWS_ENDPOINT_URL_S3`, the proxy variables. Must never: hold a secret longer than the SDK does, or put one into a text.
 
 mod failure;
 
@@ -13,7 +13,7 @@ use aws_sdk_s3::config::{
     Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
     StalledStreamProtectionConfig, retry::RetryConfig, timeout::TimeoutConfig,
 };
-use aws_smithy_http_client::tls;
+use aws_smithy_http_client::{Connector, proxy::ProxyConfig, tls};
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 
 pub use aws_sdk_s3::Client;
@@ -111,10 +111,14 @@ fn http_client(ca_pem: Option<&[u8]>) -> Result<aws_sdk_s3::config::SharedHttpCl
         .with_trust_store(trust)
         .build()
         .map_err(|error| format!("the storage's certificates cannot be used: {error}"))?;
-    Ok(aws_smithy_http_client::Builder::new()
-        .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc))
-        .tls_context(context)
-        .build_https())
+    Ok(aws_smithy_http_client::Builder::new().build_with_connector_fn(move |settings, _| {
+        let mut connector = Connector::builder().proxy_config(ProxyConfig::from_env());
+        connector.set_connector_settings(settings.cloned());
+        connector
+            .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc))
+            .tls_context(context.clone())
+            .build()
+    }))
 }
 
 fn check_certificates(pem: &[u8]) -> Result<(), String> {

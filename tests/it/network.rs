@@ -73,6 +73,18 @@ async fn login_graph_and_import_host_are_reached_through_the_proxy() -> Result<(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_storage_is_reached_through_the_proxy_too() -> Result<()> {
+    let stack = stack("network_storage").await?;
+    let proxy = Tunnel::start(Some("anna:pass~word")).await?;
+    let url = proxy.url(Some("anna:pass~word"));
+    restores(&stack, "storage", &[("HTTP_PROXY", &url)]).await?;
+    let storage = stack.s3.endpoint().trim_start_matches("http://").to_owned();
+    assert_eq!(proxy.hosts(), [storage].into());
+    restores(&stack, "around", &[("HTTP_PROXY", "http://127.0.0.1:1"), ("NO_PROXY", "127.0.0.1")]).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn hosts_of_no_proxy_are_reached_without_it() -> Result<()> {
     let stack = stack("network_no_proxy").await?;
     let proxy = Tunnel::start(None).await?;

@@ -1,4 +1,4 @@
-//! The proxy of a company network: HTTP `CONNECT`, with a password if one is wanted.
+//! The proxy of a company network: HTTP `CONNECT`, and plain HTTP passed on, with a password if one is wanted.
 //!
 //! Every tunnel leads to this machine, whatever the host: names that nobody else knows can be reached through it alone.
 
@@ -48,7 +48,7 @@ impl Tunnel {
         Ok(Self { addr, gate, _accepting: AbortOnDropHandle::new(accepting) })
     }
 
-    /// What `HTTPS_PROXY` is set to, with this `user:password`.
+    /// What `HTTPS_PROXY` or `HTTP_PROXY` is set to, with this `user:password`.
     #[must_use]
     pub fn url(&self, credential: Option<&str>) -> String {
         let credential = credential.map(|c| format!("{c}@")).unwrap_or_default();
@@ -84,12 +84,15 @@ async fn accept(listener: TcpListener, gate: Arc<Gate>) {
 async fn tunnel(mut client: TcpStream, gate: &Gate) -> Result<()> {
     let head = head(&mut client).await?;
     let mut lines = head.lines();
-    let place = lines
-        .next()
-        .and_then(|line| line.strip_prefix("CONNECT "))
-        .and_then(|rest| rest.split(' ').next())
-        .context("only CONNECT is done here")?
-        .to_owned();
+    let (method, target) = lines.next().and_then(|line| line.split_once(' ')).context("a request line")?;
+    let target = target.split(' ').next().context("a target")?;
+    let connect = method == "CONNECT";
+    let place = if connect {
+        target.to_owned()
+    } else {
+        let plain = target.strip_prefix("http://").context("plain HTTP, or CONNECT")?;
+        plain.split('/').next().context("a host")?.to_owned()
+    };
     let wanted = gate.credential.as_ref().map(|credential| format!("Basic {}", STANDARD.encode(credential)));
     let shown = lines
         .filter_map(|line| line.split_once(": "))
@@ -102,7 +105,12 @@ async fn tunnel(mut client: TcpStream, gate: &Gate) -> Result<()> {
     let port: u16 = place.rsplit_once(':').context("a port")?.1.parse()?;
     gate.hosts.lock().unwrap_or_else(PoisonError::into_inner).insert(place);
     let mut server = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
-    client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await?;
+    if connect {
+        client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await?;
+    } else {
+        // A server takes a target with its host, too (RFC 9112, section 3.2.2).
+        server.write_all(head.as_bytes()).await?;
+    }
     copy_bidirectional(&mut client, &mut server).await?;
     Ok(())
 }
