@@ -56,7 +56,8 @@ async fn main() -> anyhow::Result<()> {
     let mut urls = Vec::new();
     for mailbox in mailboxes {
         let url = format!("{graph}/v1.0/admin/exchange/mailboxes/{mailbox}/createImportSession");
-        let answer = http.post(url).bearer_auth(&token).send().await.map_err(reqwest::Error::without_url)?;
+        let request = http.post(url).bearer_auth(&token).header("content-length", "0");
+        let answer = request.send().await.map_err(reqwest::Error::without_url)?;
         let session: serde_json::Value = serde_json::from_slice(&answer.bytes().await?)?;
         urls.push(session["importUrl"].as_str().context("a session")?.to_owned());
     }

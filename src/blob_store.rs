@@ -96,7 +96,7 @@ impl BlobStore {
                 object,
                 Expected::of(&job.blob, Some(length), self.settings.max_blob),
             )),
-            None => self.open_twice(&job.blob, object).await,
+            None => Box::pin(self.open_twice(&job.blob, object)).await,
         }
     }
 
@@ -121,9 +121,10 @@ impl BlobStore {
         let failure = if let Some(bucket) = self.settings.allowed_buckets.first() {
             let request =
                 self.client.get_object().bucket(bucket).key("restore-worker/probe").range("bytes=0-0");
-            request.send().await.err().map(|error| Failure::read(&error))
+            Box::pin(request.send()).await.err().map(|error| Failure::read(&error))
         } else {
-            self.client.list_buckets().max_buckets(1).send().await.err().map(|error| Failure::read(&error))
+            let request = self.client.list_buckets().max_buckets(1);
+            Box::pin(request.send()).await.err().map(|error| Failure::read(&error))
         };
         match failure {
             Some(failure) if failure.keys_refused() || failure.passes() => {
@@ -152,10 +153,10 @@ impl BlobStore {
     }
 
     async fn get(&self, blob: &BlobRef, same_as: Option<&fetch::Version>) -> Result<Object, RestoreError> {
-        let got = fetch::get(&self.client, blob, same_as).await;
+        let got = Box::pin(fetch::get(&self.client, blob, same_as)).await;
         let object = match got {
             Ok(object) => object,
-            Err(error) => return Err(self.whose(error).await),
+            Err(error) => return Err(Box::pin(self.whose(error)).await),
         };
         Ok(object.limited(
             self.settings.client.read_timeout,

@@ -118,7 +118,7 @@ impl Ledger {
     pub async fn read(&self, job: &JobId) -> Result<Option<Held>, RestoreError> {
         let clock = StoreClock::default();
         let request = self.client.get_object().bucket(&*self.bucket).key(self.record_key(job));
-        let object = match request.customize().interceptor(clock.clone()).send().await {
+        let object = match Box::pin(request.customize().interceptor(clock.clone()).send()).await {
             Ok(object) => object,
             Err(error) => {
                 let failure = Failure::read(&error);
@@ -185,7 +185,8 @@ impl Ledger {
     }
 
     async fn owner(&self, job: &RestoreJob, key: &str) -> Result<Option<Taken>, RestoreError> {
-        let object = match self.client.get_object().bucket(&*self.bucket).key(key).send().await {
+        let request = self.client.get_object().bucket(&*self.bucket).key(key);
+        let object = match Box::pin(request.send()).await {
             Ok(object) => object,
             Err(error) => {
                 let failure = Failure::read(&error);
@@ -218,7 +219,7 @@ impl Ledger {
             None => put.if_none_match("*"),
             Some(Etag(etag)) => put.if_match(etag),
         };
-        let written = judge(put.send().await, over.is_some());
+        let written = judge(Box::pin(put.send()).await, over.is_some());
         let outcome = match &written {
             Ok(Written::Stands(_)) => "stands",
             Ok(Written::Lost) => "lost",

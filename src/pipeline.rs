@@ -127,7 +127,7 @@ impl Pipeline {
         let mut course = Course::new(job, message, source, journey, received);
         let mut verdict = self.not_before(&course);
         loop {
-            match Box::pin(self.follow(&mut course, verdict, &settlement)).await {
+            match self.follow(&mut course, verdict, &settlement).await {
                 Next::Judge(end) => verdict = Some(self.judge(&course, *end)),
                 Next::Attempt => {
                     // Only while it lasts: a job that waits should not hold the room of an attempt.
@@ -143,10 +143,11 @@ impl Pipeline {
     async fn follow(&self, course: &mut Course, verdict: Option<Verdict>, settlement: &Settlement) -> Next {
         match verdict {
             None => Next::Attempt,
-            Some(Verdict::Done(success)) => self.done(course, success, settlement).await,
-            Some(Verdict::Bury(failure)) => self.bury(course, failure, settlement).await,
+            // Each end is boxed: a job that waits does not hold the room of what may follow.
+            Some(Verdict::Done(success)) => Box::pin(self.done(course, success, settlement)).await,
+            Some(Verdict::Bury(failure)) => Box::pin(self.bury(course, failure, settlement)).await,
             Some(Verdict::Unknown { failure, seen, claim }) => {
-                self.unknown(course, failure, seen, claim, settlement).await
+                Box::pin(self.unknown(course, failure, seen, claim, settlement)).await
             }
             Some(Verdict::Retry { after }) => {
                 course.journey.attempt = course.journey.attempt.saturating_add(1);
@@ -261,7 +262,7 @@ impl Pipeline {
     /// Judges what an attempt came to, and gives up its claim where it certainly made no item.
     async fn judge_attempt(&self, course: &mut Course, end: End) -> Verdict {
         if let Some(dependency) = neighbour_met(&end) {
-            self.ask_for_a_lone_job(course, dependency).await;
+            Box::pin(self.ask_for_a_lone_job(course, dependency)).await;
         }
         let verdict = self.judge(course, end);
         course.previous_attempt = tokio::time::Instant::now();

@@ -195,7 +195,8 @@ impl Publisher {
         body: &[u8],
         properties: BasicProperties,
     ) -> Result<(), PublishError> {
-        let published = self.try_publish(exchange, key, body, properties).await;
+        // Boxed, so that a job that only may publish later does not hold the room for it.
+        let published = Box::pin(self.try_publish(exchange, key, body, properties)).await;
         let outcome = match &published {
             Ok(()) => "confirmed",
             Err(PublishError::Unroutable(_)) => "unroutable",

@@ -42,7 +42,8 @@ impl Pipeline {
         self.still_wanted(course)?;
         self.neighbours_are_well(course).await?;
         let mut pass = self.enter(course).await?;
-        let success = self.restore(course, &mut pass).await;
+        // Boxed: a job that waits for its turn does not hold the room of its work.
+        let success = Box::pin(self.restore(course, &mut pass)).await;
         self.tell_lane(course, &success);
         success.map(End::Imported)
     }

@@ -64,7 +64,7 @@ impl Pipeline {
                 "the ledger knows this job id with another payload",
             ))),
             Admission::Doubt => {
-                self.resolve(course).await?;
+                Box::pin(self.resolve(course)).await?;
                 self.not_a_crash_loop(course)?;
                 let what = "an earlier import had no answer, and looking has shown that it did not happen";
                 Err(End::NotImported(RestoreError::passing(

@@ -39,7 +39,7 @@ impl Pipeline {
             course.known = Known::Read(Some(claim));
         }
         match self.note(ledger, course, false).await {
-            Ok(()) => match self.resolve(course).await {
+            Ok(()) => match Box::pin(self.resolve(course)).await {
                 Ok(()) => End::NotImported(error),
                 Err(end) => end,
             },
