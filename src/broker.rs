@@ -6,8 +6,10 @@
 
 mod connection;
 mod consumer;
+mod letters;
 mod message;
 mod publisher;
+mod replies;
 pub mod topology;
 
 use std::{
@@ -23,8 +25,10 @@ use lapin::Connection;
 pub use self::{
     connection::{Address, Auth, ClientCertificate, parse_uri},
     consumer::{Envelope, Intent, Settled, Settlement, Source},
+    letters::{Letter, Letters, Marks},
     message::Message,
-    publisher::{EventAddress, PublishError, Publisher},
+    publisher::{EventAddress, PublishError, Publisher, Submission},
+    replies::{Replies, Reply},
     topology::{Declare, Tier},
 };
 use crate::{
@@ -166,6 +170,14 @@ impl Broker {
     pub async fn open(&self) -> Result<(), BrokerError> {
         let connection = self.publisher.connection().await?;
         topology::ensure(&connection, &self.settings.names, &self.settings.tiers, self.settings.declare).await
+    }
+
+    /// Connects, and makes sure of nothing.
+    ///
+    /// # Errors
+    /// [`BrokerError`].
+    pub async fn connect(&self) -> Result<(), BrokerError> {
+        self.publisher.connection().await.map(drop)
     }
 
     /// Looks whether the topology is as it must be, without declaring anything. Gives the number of queues.

@@ -103,6 +103,17 @@ pub struct Admin {
     pub inspect: Option<SocketAddr>,
 }
 
+/// What the commands of emitters and operators need.
+#[derive(Clone, Debug)]
+pub struct Operator {
+    /// RabbitMQ.
+    pub broker: broker::Settings,
+    /// `identity.tenant_id`.
+    pub default_tenant: Option<TenantId>,
+    /// How long a broker that is away is waited for.
+    pub startup_wait: Duration,
+}
+
 /// Everything that is wrong with a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems(pub Vec<Problem>);
@@ -233,6 +244,37 @@ impl Sources {
         let mut problems = Vec::new();
         let mut reader = self.reader(&mut problems);
         let settings = storage(&mut reader, None);
+        reader.finish(settings).map_err(Problems)
+    }
+
+    /// Reads what concerns the broker alone: for commands of emitters and operators.
+    ///
+    /// # Errors
+    /// Every problem at once.
+    pub fn operator(&self) -> Result<Operator, Problems> {
+        let mut problems = Vec::new();
+        let mut reader = self.reader(&mut problems);
+        let operator = Operator {
+            broker: broker(&mut reader, self.variable("HOSTNAME")),
+            default_tenant: reader.optional("identity.tenant_id", TenantId::parse),
+            startup_wait: reader.duration_or_zero("startup.wait"),
+        };
+        let read = reader.finish(operator);
+        match read {
+            Ok(operator) if problems.is_empty() => Ok(operator),
+            Ok(_) => Err(Problems(problems)),
+            Err(more) => Err(Problems(problems.into_iter().chain(more).collect())),
+        }
+    }
+
+    /// Reads what concerns the ledger alone; `None`: there is none.
+    ///
+    /// # Errors
+    /// Every problem at once.
+    pub fn ledger(&self) -> Result<Option<ledger::Settings>, Problems> {
+        let mut problems = Vec::new();
+        let mut reader = self.reader(&mut problems);
+        let settings = ledger(&mut reader);
         reader.finish(settings).map_err(Problems)
     }
 

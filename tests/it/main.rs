@@ -18,5 +18,6 @@ mod outside;
 mod readme;
 mod restore;
 mod seaweedfs;
+mod submit;
 mod support;
 mod walk;
