@@ -1,7 +1,9 @@
 //! The command line: one file for each command.
 
 mod check;
+mod dead_letters;
 pub mod inspect;
+mod jobs;
 mod operator;
 mod run;
 mod submit;
@@ -41,6 +43,12 @@ enum Command {
     /// each good line is published and the others are told. A job that is published twice is imported once, so a run that was
     /// stopped may simply be started again: with --results it skips the jobs whose result is in that file.
     Submit(submit::Args),
+    /// Jobs that ended as failed or unknown: lists them, sends them back, removes them.
+    #[command(subcommand)]
+    DeadLetters(dead_letters::Command),
+    /// What the ledger knows of a job; ends one whose outcome is unknown.
+    #[command(subcommand)]
+    Jobs(jobs::Command),
     /// What an FTS blob is: framing, class, subject, dates, sizes, recipients, attachments, findings.
     Inspect(inspect::Args),
 }
@@ -102,6 +110,8 @@ impl Cli {
             Command::Run => Box::pin(run::run(self.config)).await,
             Command::Check(args) => Box::pin(check::run(args, self.config)).await,
             Command::Submit(args) => Box::pin(submit::run(args, self.config)).await,
+            Command::DeadLetters(command) => Box::pin(dead_letters::run(command, self.config)).await,
+            Command::Jobs(command) => Box::pin(jobs::run(command, self.config)).await,
             Command::Inspect(args) => inspect(args, self.config).await,
         }
     }

@@ -15,9 +15,10 @@ use std::{
 
 use serde_json::Value;
 
+pub use self::reader::parse_duration;
 use self::{
     layers::{DEFAULTS, Leaves, Problem, SECRETS, Source, flatten_environment, flatten_yaml},
-    reader::{Reader, parse_duration},
+    reader::Reader,
 };
 use crate::{
     blob_store, broker,

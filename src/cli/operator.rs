@@ -7,7 +7,11 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep};
+use futures_util::FutureExt as _;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::{Instant, sleep},
+};
 
 use super::Exit;
 use crate::{
@@ -15,7 +19,7 @@ use crate::{
     broker::Broker,
     config::{Operator, Sources},
     contract::Parser,
-    domain::retry::Backoff,
+    domain::{UnixMillis, retry::Backoff},
     metrics::Metrics,
 };
 
@@ -91,6 +95,32 @@ pub(super) async fn patiently<T, E: Into<StartError>>(
     }
 }
 
+/// Signals that ask a command to stop.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// From now on they no longer end the process.
+    pub(super) fn listen() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// The next one.
+    pub(super) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// Whether one has come.
+    pub(super) fn came(&mut self) -> bool {
+        self.next().now_or_never().is_some()
+    }
+}
+
 /// A line on standard error.
 #[expect(clippy::print_stderr, reason = "a command's own words to a person")]
 pub(super) fn told(text: &str) {
@@ -119,4 +149,10 @@ pub(super) fn ended(result: Result<Exit, Trouble>) -> Exit {
 /// Text that may have been written by anybody, as it may be shown on a terminal.
 pub(super) fn shown(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// Now, by this machine's clock.
+pub(super) fn now() -> UnixMillis {
+    let now = time::OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000;
+    UnixMillis(i64::try_from(now).unwrap_or(i64::MAX))
 }

@@ -128,3 +128,14 @@ pub(crate) struct Output {
 pub(crate) fn jsonl(values: impl IntoIterator<Item = Value>) -> String {
     values.into_iter().map(|value| format!("{value}\n")).collect()
 }
+
+/// A letter of an import whose outcome is unknown: the answer was lost, and nobody looks (`in_doubt.look` is off).
+pub(crate) async fn unknown(stack: &Stack, emitter: &mut Emitter, job: &str, mailbox: &str) -> Result<()> {
+    stack.store("unknown.fts", &restore_sandbox::fts::ItemSpec::mail(77, 10_000));
+    let lost = exchange::Effect::RefuseAfterBody(exchange::Answer::status(504));
+    stack.exchange.add_fault(exchange::Fault::new(exchange::Operation::Import, lost).mailbox(mailbox))?;
+    emitter.publish(&restore_sandbox::stack::create_job(job, mailbox, "unknown.fts")).await?;
+    let event = emitter.next_result().await?.json()?;
+    anyhow::ensure!(event["status"] == "unknown", "{event:#}");
+    Ok(())
+}

@@ -2,10 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    time::{MissedTickBehavior, interval},
-};
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::{
     Run, held,
@@ -15,7 +12,7 @@ use super::{
 };
 use crate::{
     broker::{BrokerError, Replies, Reply},
-    cli::operator::Trouble,
+    cli::operator::{Signals, Trouble},
 };
 
 /// How a run ended.
@@ -29,30 +26,13 @@ pub(super) enum Followed {
     Aborted,
 }
 
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
 impl Run {
     pub(super) async fn with_signals(
         &self,
         results: Option<Results>,
         progress: &mut Progress,
     ) -> Result<Followed, Trouble> {
-        let mut first = Signals {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        };
+        let mut first = Signals::listen()?;
         let stop = self.stop.clone();
         let aborted = async move {
             first.next().await;
