@@ -105,6 +105,14 @@ pub enum BrokerError {
 const MISSING: &str = "it is missing (run declares what is missing, with broker.topology: declare)";
 
 impl BrokerError {
+    /// For commands: a queue that our user may not use is a refusal, like a wrong password.
+    fn queue(name: &str, error: lapin::Error) -> Self {
+        match amqp_code(&error) {
+            Some(403) => Self::Refused(error.to_string()),
+            Some(_) | None => Self::topology("queue", name, error),
+        }
+    }
+
     fn topology(kind: &'static str, name: &str, error: lapin::Error) -> Self {
         match amqp_code(&error) {
             Some(404) => Self::Topology { kind, name: name.into(), why: MISSING.into() },

@@ -1,6 +1,7 @@
 //! The command line: one file for each command.
 
 mod check;
+mod contract;
 mod dead_letters;
 pub mod inspect;
 mod jobs;
@@ -49,6 +50,9 @@ enum Command {
     /// What the ledger knows of a job; ends one whose outcome is unknown.
     #[command(subcommand)]
     Jobs(jobs::Command),
+    /// What other programs rely on, for machines: schemas, an AsyncAPI document, RabbitMQ definitions.
+    #[command(subcommand)]
+    Contract(contract::Command),
     /// What an FTS blob is: framing, class, subject, dates, sizes, recipients, attachments, findings.
     Inspect(inspect::Args),
 }
@@ -112,6 +116,7 @@ impl Cli {
             Command::Submit(args) => Box::pin(submit::run(args, self.config)).await,
             Command::DeadLetters(command) => Box::pin(dead_letters::run(command, self.config)).await,
             Command::Jobs(command) => Box::pin(jobs::run(command, self.config)).await,
+            Command::Contract(command) => contract::run(command, self.config).await,
             Command::Inspect(args) => inspect(args, self.config).await,
         }
     }

@@ -113,6 +113,8 @@ pub struct Operator {
     pub default_tenant: Option<TenantId>,
     /// How long a broker that is away is waited for.
     pub startup_wait: Duration,
+    /// `fleet.shards`.
+    pub shards: u32,
 }
 
 /// Everything that is wrong with a configuration.
@@ -259,6 +261,7 @@ impl Sources {
             broker: broker(&mut reader, self.variable("HOSTNAME")),
             default_tenant: reader.optional("identity.tenant_id", TenantId::parse),
             startup_wait: reader.duration_or_zero("startup.wait"),
+            shards: reader.integer("fleet.shards", 1, 4_096),
         };
         let read = reader.finish(operator);
         match read {

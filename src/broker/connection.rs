@@ -77,6 +77,14 @@ impl Address {
         }
     }
 
+    /// The vhost.
+    ///
+    /// # Errors
+    /// [`BrokerError::Refused`] when the address cannot be read.
+    pub async fn vhost(&self) -> Result<String, BrokerError> {
+        Ok(self.resolve().await?.vhost)
+    }
+
     /// The user that the broker knows us as; `None` where a certificate names it.
     ///
     /// # Errors

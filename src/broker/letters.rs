@@ -74,7 +74,7 @@ impl Broker {
         let declared = channel
             .queue_declare(cut(queue), passive, FieldTable::default())
             .await
-            .map_err(|e| BrokerError::topology("queue", queue, e))?;
+            .map_err(|e| BrokerError::queue(queue, e))?;
         Ok(Letters { broker: self.clone(), channel, left: declared.message_count() })
     }
 }
@@ -99,7 +99,7 @@ impl Letters {
             .channel
             .basic_get(cut(queue), BasicGetOptions { no_ack: false })
             .await
-            .map_err(|e| BrokerError::topology("queue", queue, e))?;
+            .map_err(|e| BrokerError::queue(queue, e))?;
         let Some(got) = got else {
             self.left = 0;
             return Ok(None);

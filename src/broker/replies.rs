@@ -51,7 +51,7 @@ impl Broker {
     /// # Errors
     /// [`BrokerError`].
     pub async fn replies(&self, queue: &str) -> Result<Replies, BrokerError> {
-        let told = |error| BrokerError::topology("queue", queue, error);
+        let told = |error| BrokerError::queue(queue, error);
         let channel = self.publisher().connection().await?.create_channel().await?;
         let mut arguments = FieldTable::default();
         arguments.insert(short("x-queue-type"), AMQPValue::LongString("quorum".into()));

@@ -5,6 +5,7 @@ mod bad_input;
 mod blobs;
 mod check;
 mod configuration;
+mod contract;
 mod crash_loop;
 mod dead_letters;
 mod delivery;
