@@ -300,7 +300,7 @@ impl Sources {
                 clock_margin: r.duration_or_zero("in_doubt.clock_margin"),
             },
             admin: admin(r),
-            log: log(r),
+            log: self.log(r),
             identifiers: r
                 .choice("log.identifiers", &[("plain", Identifiers::Plain), ("hashed", Identifiers::Hashed)]),
             startup_wait: r.duration_or_zero("startup.wait"),
@@ -531,15 +531,33 @@ fn admin(r: &mut Reader) -> Admin {
     }
 }
 
-fn log(r: &mut Reader) -> telemetry::Settings {
+impl Sources {
+    fn log(&self, r: &mut Reader) -> telemetry::Settings {
+        let endpoints = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];
+        let disabled =
+            self.variable("OTEL_SDK_DISABLED").is_some_and(|text| text.eq_ignore_ascii_case("true"));
+        let (format, level) = lines(r);
+        telemetry::Settings {
+            format,
+            level,
+            traces: !disabled && endpoints.iter().any(|name| self.variable(name).is_some()),
+            service_named: self.variable("OTEL_SERVICE_NAME").is_some()
+                || self
+                    .variable("OTEL_RESOURCE_ATTRIBUTES")
+                    .is_some_and(|text| text.contains("service.name=")),
+            worker: self.variable("HOSTNAME").unwrap_or_else(|| "restore-worker".into()),
+        }
+    }
+}
+
+fn lines(r: &mut Reader) -> (telemetry::Format, tracing::Level) {
     let level = |text: &str| {
         text.parse::<tracing::Level>().map_err(|_| "must be one of error, warn, info, debug, trace")
     };
-    telemetry::Settings {
-        format: r
-            .choice("log.format", &[("json", telemetry::Format::Json), ("text", telemetry::Format::Text)]),
-        level: r.optional("log.level", level).unwrap_or(tracing::Level::INFO),
-    }
+    (
+        r.choice("log.format", &[("json", telemetry::Format::Json), ("text", telemetry::Format::Text)]),
+        r.optional("log.level", level).unwrap_or(tracing::Level::INFO),
+    )
 }
 
 /// Checked; what they do is on the list [`LATER`].

@@ -19,6 +19,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
 use tokio::sync::{Semaphore, mpsc, watch};
+use tracing::Instrument as _;
 
 use self::{
     course::Course,
@@ -29,13 +30,14 @@ use self::{
 };
 use crate::{
     blob_store::BlobStore,
-    broker::{Broker, Envelope, Settlement},
+    broker::{Broker, Envelope, Settlement, Source},
     contract::{Malformed, Worker},
     domain::{Dependency, Fault, Imported, Outcome, Reason, RestoreError, event::Failure, tenancy::Tenants},
     exchange::Exchange,
     ledger::Ledger,
     lifecycle::Lifecycle,
     metrics::Metrics,
+    telemetry::trace,
 };
 
 /// How doubt is dealt with.
@@ -114,7 +116,28 @@ impl Pipeline {
             Ok(job) => job,
             Err(malformed) => return self.end_message(&malformed, &message, &journey, settlement).await,
         };
-        let mut course = Course::new(job, message, source, journey, received);
+        let course = Course::new(job, message, source, journey, received);
+        let span = self.span(&course);
+        self.run_course(course, settlement).instrument(span).await;
+    }
+
+    fn span(&self, course: &Course) -> tracing::Span {
+        let (traceparent, tracestate) = (course.message.traceparent(), course.message.tracestate());
+        let given_up = self.broker.names().given_up();
+        trace::job(&trace::Delivery {
+            queue: match course.source {
+                Source::Jobs => self.broker.names().jobs(),
+                Source::GivenUp => &given_up,
+            },
+            job_id: course.job.id.as_str(),
+            replay: course.journey.replay,
+            attempt: course.journey.attempt,
+            traceparent: traceparent.as_deref(),
+            tracestate: tracestate.as_deref(),
+        })
+    }
+
+    async fn run_course(&self, mut course: Course, settlement: Settlement) {
         let mut verdict = self.not_before(&course);
         loop {
             match self.follow(&mut course, verdict, &settlement).await {

@@ -101,6 +101,12 @@ impl Message {
         self.0.kept.headers().as_ref().and_then(|headers| text(headers, header::TRACE[0]))
     }
 
+    /// W3C `tracestate`.
+    #[must_use]
+    pub fn tracestate(&self) -> Option<String> {
+        self.0.kept.headers().as_ref().and_then(|headers| text(headers, header::TRACE[1]))
+    }
+
     /// A message that nobody sent: for an event about a job of which only the id is known.
     #[must_use]
     pub fn none() -> Self {

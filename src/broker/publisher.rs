@@ -22,7 +22,7 @@ use super::{
 use crate::{
     contract::{
         Rendered,
-        names::{APP_ID, JOB_TYPE, RESULT_TYPE},
+        names::{APP_ID, JOB_TYPE, RESULT_TYPE, header},
     },
     domain::{Journey, Reason},
     metrics::Metrics,
@@ -354,11 +354,14 @@ fn event_properties(
     ] {
         put_text(&mut headers, name, value);
     }
+    if let Some(traceparent) = &rendered.traceparent {
+        put_text(&mut headers, header::TRACE[0], traceparent);
+    }
     if let Some(subject) = &rendered.subject {
         put_text(&mut headers, "cloudEvents_subject", subject);
     }
     if let Some(queue) = unroutable_reply_to {
-        put_text(&mut headers, crate::contract::names::header::UNROUTABLE_REPLY_TO, queue);
+        put_text(&mut headers, header::UNROUTABLE_REPLY_TO, queue);
     }
     BasicProperties::default()
         .with_content_type(short("application/json"))

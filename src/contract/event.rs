@@ -44,6 +44,8 @@ pub struct Rendered {
     pub time: String,
     /// The same in unix seconds, for the AMQP timestamp.
     pub unix_seconds: u64,
+    /// W3C context of the span that tells; `None`: as the job's message carries it.
+    pub traceparent: Option<String>,
 }
 
 /// `<jobId>/<replay>/<status>`; where a message ended rather than a job, `/<16 hex of its body's SHA-256>` behind.
@@ -127,6 +129,7 @@ pub fn render(
         subject: job.map(|j| j.mailbox.as_str().to_owned()),
         time,
         unix_seconds: u64::try_from(completed_at.0 / 1_000).unwrap_or(0),
+        traceparent: None,
     })
 }
 

@@ -23,4 +23,5 @@ mod restore;
 mod seaweedfs;
 mod submit;
 mod support;
+mod traces;
 mod walk;
