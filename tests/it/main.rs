@@ -14,6 +14,7 @@ mod events;
 mod exchange;
 mod failure;
 mod house;
+mod identifiers;
 mod jobs;
 mod lanes;
 mod ledger;
