@@ -118,7 +118,7 @@ impl Pipeline {
         };
         let course = Course::new(job, message, source, journey, received);
         let span = self.span(&course);
-        self.run_course(course, settlement).instrument(span).await;
+        Box::pin(self.run_course(course, settlement)).instrument(span).await;
     }
 
     fn span(&self, course: &Course) -> tracing::Span {

@@ -8,7 +8,7 @@ mod facts;
 mod filter;
 mod report;
 
-use std::path::PathBuf;
+use std::{fmt::Write as _, path::PathBuf};
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use serde_json::Value;
@@ -272,7 +272,7 @@ fn text(letter: &Letter, facts: &Facts) -> String {
     let mut text = String::new();
     let mut row = |name: &str, value: Option<&str>| {
         if let Some(value) = value {
-            text.push_str(&format!("{name:<15} {}\n", shown(value)));
+            writeln!(text, "{name:<15} {}", shown(value)).expect("writing to a String cannot fail");
         }
     };
     row("job", facts.job_id.as_deref());

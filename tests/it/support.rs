@@ -126,7 +126,7 @@ pub(crate) struct Output {
 
 /// Lines of JSON.
 pub(crate) fn jsonl(values: impl IntoIterator<Item = Value>) -> String {
-    values.into_iter().map(|value| format!("{value}\n")).collect()
+    values.into_iter().map(|value| format!("{value}\n")).collect::<Vec<_>>().concat()
 }
 
 /// A letter of an import whose outcome is unknown: the answer was lost, and nobody looks (`in_doubt.look` is off).

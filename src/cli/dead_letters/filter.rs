@@ -39,7 +39,7 @@ fn reason(word: &str) -> Result<String, String> {
         Some(reason) => Ok(reason.as_str().to_owned()),
         None => Err(format!(
             "there is no such reason; the codes are {}",
-            Reason::ALL.map(|reason| reason.as_str()).join(", ")
+            Reason::ALL.map(Reason::as_str).join(", ")
         )),
     }
 }

@@ -55,14 +55,13 @@ impl Report {
     pub(super) fn letter(&mut self, facts: &Facts, now: UnixMillis) -> io::Result<()> {
         self.printed += 1;
         match (self.json, self.printed) {
-            (true, n) => self.json_item(n, &serde_json::to_string(facts)?),
+            (true, n) => {
+                let comma = if n == 1 { "" } else { "," };
+                print(&format!("{comma}\n  {}", serde_json::to_string(facts)?))
+            }
             (false, 1) => print(&format!("{}\n{}\n", Facts::heading(), facts.line(now))),
             (false, _) => print(&format!("{}\n", facts.line(now))),
         }
-    }
-
-    fn json_item(&self, n: u64, item: &str) -> io::Result<()> {
-        print(&format!("{}\n  {item}", if n == 1 { "" } else { "," }))
     }
 
     /// Prints the counts. `did`: what was done with the letters that are meant, and how many that was.

@@ -77,7 +77,7 @@ impl Collector {
     pub fn spans(&self) -> Vec<Span> {
         let bodies = self.bodies();
         let spans = bodies.iter().flat_map(|body| nested(body, &[1, 2, 2]));
-        spans.map(|span| read(span)).collect()
+        spans.map(read).collect()
     }
 }
 
@@ -192,7 +192,7 @@ fn little(bytes: &[u8]) -> u64 {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
 }
 
 fn text(bytes: &[u8]) -> String {
