@@ -1,11 +1,13 @@
 //! The dead-letter queue as a person goes through it: letters are held unacked, and what is not settled goes back to its place.
 //!
 //! Promises: takes no more letters than lay there at the start, so that a job that was sent back and failed again is not met
-//! twice. Holds nothing but what it hands out: the broker keeps the rest.
+//! twice. Keeps eight bytes for each letter that it hands out, so that they go back in their order; the broker keeps the rest.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lapin::{
     Acker, Channel,
-    options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions},
+    options::{BasicAckOptions, BasicGetOptions, BasicNackOptions, QueueDeclareOptions},
     types::FieldTable,
 };
 
@@ -38,6 +40,25 @@ pub struct Letter {
     /// Why it lies there.
     pub marks: Marks,
     acker: Acker,
+    tag: u64,
+    held: Held,
+}
+
+/// The delivery tags of the letters that were handed out and not removed, in their order.
+#[derive(Clone, Debug, Default)]
+struct Held(Arc<Mutex<Vec<u64>>>);
+
+impl Held {
+    fn tags(&self) -> MutexGuard<'_, Vec<u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remove(&self, tag: u64) {
+        let mut tags = self.tags();
+        if let Ok(place) = tags.binary_search(&tag) {
+            tags.remove(place);
+        }
+    }
 }
 
 impl Letter {
@@ -47,7 +68,10 @@ impl Letter {
     /// [`BrokerError::Unavailable`]: the connection is lost, and the letter lies in its queue as before.
     pub async fn remove(&self) -> Result<(), BrokerError> {
         match self.acker.ack(BasicAckOptions::default()).await {
-            Ok(true) => Ok(()),
+            Ok(true) => {
+                self.held.remove(self.tag);
+                Ok(())
+            }
             Ok(false) => Err(BrokerError::Unavailable("the connection was lost".into())),
             Err(error) => Err(error.into()),
         }
@@ -60,6 +84,7 @@ pub struct Letters {
     broker: Broker,
     channel: Channel,
     left: u32,
+    held: Held,
 }
 
 impl Broker {
@@ -75,7 +100,7 @@ impl Broker {
             .queue_declare(cut(queue), passive, FieldTable::default())
             .await
             .map_err(|e| BrokerError::queue(queue, e))?;
-        Ok(Letters { broker: self.clone(), channel, left: declared.message_count() })
+        Ok(Letters { broker: self.clone(), channel, left: declared.message_count(), held: Held::default() })
     }
 }
 
@@ -108,11 +133,21 @@ impl Letters {
         let message = Message::new(got.delivery.data, &got.delivery.properties, got.delivery.redelivered);
         let job =
             message.wrapped(|wrapping| self.broker.parser.parse(message.body(), wrapping)).map(Box::new);
-        Ok(Some(Letter { marks: message.marks(), job, message, acker: got.delivery.acker }))
+        let (acker, tag) = (got.delivery.acker, got.delivery.delivery_tag);
+        self.held.tags().push(tag);
+        Ok(Some(Letter { marks: message.marks(), job, message, acker, tag, held: self.held.clone() }))
     }
 
     /// Lets go of everything that was not removed: it goes back to its place. What was removed is gone for good after this.
     pub async fn end(self) {
+        // One by one: a channel that only closes gives them back in an order of the broker's own (seen on 3.10).
+        let tags = std::mem::take(&mut *self.held.tags());
+        for tag in tags {
+            let requeue = BasicNackOptions { requeue: true, multiple: false };
+            if self.channel.basic_nack(tag, requeue).await.is_err() {
+                break;
+            }
+        }
         close(&self.channel).await;
     }
 }

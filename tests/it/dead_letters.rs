@@ -120,6 +120,9 @@ async fn a_job_that_fails_again_is_not_sent_back_again() -> Result<()> {
     let names: Vec<String> = (0..40).map(|n| format!("j-{n}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     bury(&stack, &mut emitter, &mailbox, &names).await?;
+    for _ in 0..3 {
+        assert_eq!(ids(&listed(&stack, &[]).await?), names, "a look leaves the order as it is");
+    }
     let sent = letters(&stack, &["replay"]).await?;
     assert_eq!(sent.stdout, "40 jobs sent back (blob_not_found 40); 40 letters looked at\n", "{sent:?}");
     emitter.depth_reaches(QUEUE, 40).await?;
