@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, path::Path, time::Duration};
 use anyhow::{Context as _, Result};
 use restore_sandbox::{
     fts::ItemSpec,
+    proxy::Proxy,
     stack::{Stack, create_job},
     wait::until,
 };
@@ -166,5 +167,35 @@ async fn trouble_has_its_exit_code() -> Result<()> {
     variables.insert("RESTORE_WORKER__BROKER__URI".into(), "nonsense".into());
     let wrong = command_with(&variables, &["submit", "-"], input.as_bytes()).await?;
     assert_eq!(wrong.code, Some(78), "{wrong:?}");
+    Ok(())
+}
+
+/// The connection is cut twice while results come in: it is made anew, and every job has its result once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_connection_is_made_anew() -> Result<()> {
+    let stack = stack("a_lost_connection_is_made_anew").await?;
+    let _worker = stack.worker(binary(), &[]).await?;
+    let mailbox = stack.mailbox("anna");
+    let (input, out) = (stack.dir().join("jobs.jsonl"), stack.dir().join("out.jsonl"));
+    std::fs::write(&input, jsonl(jobs(&stack, 300, &mailbox)))?;
+    let (login, place) = stack.uri.split_once('@').context("a login")?;
+    let (address, vhost) = place.split_once('/').context("a vhost")?;
+    let proxy = Proxy::start(address.parse()?).await?;
+    let uri = format!("{login}@{}/{vhost}", proxy.addr());
+    let (input, out_text) = (input.display().to_string(), out.display().to_string());
+    let arguments = ["submit", &input, "--wait", "--results", &out_text];
+    let mut run = stack.spawn_with(binary(), &arguments, &[("BROKER__URI", &uri)])?;
+    for had in [5, 60] {
+        until("a few results", LIMIT, async || Ok((results(&out).len() >= had).then_some(()))).await?;
+        proxy.cut();
+    }
+    let ended = run.wait().await?;
+    assert_eq!(ended.code(), Some(1), "{}", run.output());
+    assert!(run.output().contains("300 jobs published; 270 succeeded"), "{}", run.output());
+    let told = results(&out);
+    let ids: BTreeSet<_> = told.iter().filter_map(|event| event["jobId"].as_str()).collect();
+    assert_eq!((told.len(), ids.len()), (300, 300), "{}", run.output());
+    assert_eq!(stack.exchange.items(&mailbox).len(), 270);
+    assert!(proxy.accepted() >= 3, "{} connections", proxy.accepted());
     Ok(())
 }
