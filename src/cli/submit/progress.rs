@@ -30,7 +30,7 @@ impl Progress {
             return Self::Lines { last: Instant::now() };
         }
         let style = ProgressStyle::with_template(
-            "{bar:30} {pos}/{len} {percent}% {per_sec} {elapsed_precise} ETA {eta_precise} {wide_msg}",
+            "{bar:30} {pos}/{len} {percent}% {elapsed_precise} ETA {eta_precise}\n{wide_msg}",
         );
         let bar = ProgressBar::new(0);
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
@@ -58,7 +58,11 @@ impl Progress {
                     reason = "an estimate, never negative"
                 )]
                 let rate = bytes(rate as u64);
-                bar.set_message(format!("{} ({rate}/s) {}", bytes(tally.bytes), tally.troubles()));
+                #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+                let jobs = done.saturating_sub(tally.skipped) as f64 / took.as_secs_f64().max(0.001);
+                let (bytes, troubles) = (bytes(tally.bytes), tally.troubles());
+                let comma = if troubles.is_empty() { "" } else { ", " };
+                bar.set_message(format!("{jobs:.0} jobs/s, {bytes} ({rate}/s){comma}{troubles}"));
             }
             Self::Lines { last } if last.elapsed() >= LINE_EVERY => {
                 *last = Instant::now();
@@ -76,10 +80,10 @@ impl Progress {
         }
     }
 
-    /// Nothing more is shown.
+    /// Nothing more is shown: the summary says it all.
     pub(super) fn end(&self) {
         if let Self::Bar(bar) = self {
-            bar.finish();
+            bar.finish_and_clear();
         }
     }
 }
