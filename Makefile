@@ -3,7 +3,7 @@
 CARGO ?= cargo
 SANDBOX := $(CARGO) run --quiet --package restore-sandbox --bin restore-sandbox --
 
-.PHONY: help build demo sandbox test lint doc bench bench-lanes bench-fleet bench-quota bench-blobs fuzz tools crash-test crash-test-short chart image test-image test-brokers
+.PHONY: help contract build demo sandbox test lint doc bench bench-lanes bench-fleet bench-quota bench-blobs fuzz tools crash-test crash-test-short chart image test-image test-brokers
 
 help:                ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -53,6 +53,10 @@ lint:                ## formatting, lints, documentation
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --workspace --quiet
+
+contract: build      ## writes docs/contract anew: schemas, AsyncAPI document, RabbitMQ definitions
+	for part in job-schema:job.schema result-schema:result.schema asyncapi:asyncapi topology:topology; do \
+		env -i target/debug/restore-worker contract $${part%%:*} > docs/contract/$${part##*:}.json || exit 1; done
 
 doc:                 ## the documentation of the code
 	$(CARGO) doc --no-deps --workspace --open

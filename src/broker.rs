@@ -6,8 +6,10 @@
 
 mod connection;
 mod consumer;
+mod letters;
 mod message;
 mod publisher;
+mod replies;
 mod shards;
 pub mod topology;
 
@@ -24,8 +26,10 @@ use lapin::Connection;
 pub use self::{
     connection::{Address, Auth, ClientCertificate, parse_uri},
     consumer::{Envelope, Intent, Settled, Settlement, Source},
+    letters::{Letter, Letters, Marks},
     message::Message,
-    publisher::{EventAddress, PublishError, Publisher},
+    publisher::{EventAddress, PublishError, Publisher, Submission},
+    replies::{Replies, Reply},
     shards::{Fleet, Mode, Wanted},
     topology::{Declare, Tier},
 };
@@ -105,6 +109,14 @@ pub enum BrokerError {
 const MISSING: &str = "it is missing (run declares what is missing, with broker.topology: declare)";
 
 impl BrokerError {
+    /// For commands: a queue that our user may not use is a refusal, like a wrong password.
+    fn queue(name: &str, error: lapin::Error) -> Self {
+        match amqp_code(&error) {
+            Some(403) => Self::Refused(error.to_string()),
+            Some(_) | None => Self::topology("queue", name, error),
+        }
+    }
+
     fn topology(kind: &'static str, name: &str, error: lapin::Error) -> Self {
         match amqp_code(&error) {
             Some(404) => Self::Topology { kind, name: name.into(), why: MISSING.into() },
@@ -173,6 +185,14 @@ impl Broker {
         topology::ensure(&connection, &self.settings.names, &self.settings.tiers, self.settings.declare)
             .await?;
         self.shards(&connection).await.map(drop)
+    }
+
+    /// Connects, and makes sure of nothing.
+    ///
+    /// # Errors
+    /// [`BrokerError`].
+    pub async fn connect(&self) -> Result<(), BrokerError> {
+        self.publisher.connection().await.map(drop)
     }
 
     /// Looks whether the topology is as it must be, without declaring anything. Gives the number of queues.

@@ -1,8 +1,13 @@
 //! The command line: one file for each command.
 
 mod check;
+mod contract;
+mod dead_letters;
 pub mod inspect;
+mod jobs;
+mod operator;
 mod run;
+mod submit;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -33,6 +38,21 @@ enum Command {
     Run,
     /// Whether configuration, broker, storage, ledger, identity and Graph are as a worker needs them. Changes nothing.
     Check(check::Args),
+    /// Publishes restore jobs from a JSONL file, confirmed by the broker, and follows them to their end if asked to.
+    ///
+    /// Every line is checked as a worker would check it. A file with a line that is no job publishes nothing; of standard input
+    /// each good line is published and the others are told. A job that is published twice is imported once, so a run that was
+    /// stopped may simply be started again: with --results it skips the jobs whose result is in that file.
+    Submit(submit::Args),
+    /// Jobs that ended as failed or unknown: lists them, sends them back, removes them.
+    #[command(subcommand)]
+    DeadLetters(dead_letters::Command),
+    /// What the ledger knows of a job; ends one whose outcome is unknown.
+    #[command(subcommand)]
+    Jobs(jobs::Command),
+    /// What other programs rely on, for machines: schemas, an AsyncAPI document, RabbitMQ definitions.
+    #[command(subcommand)]
+    Contract(contract::Command),
     /// What an FTS blob is: framing, class, subject, dates, sizes, recipients, attachments, findings.
     Inspect(inspect::Args),
 }
@@ -93,6 +113,10 @@ impl Cli {
         match self.command {
             Command::Run => Box::pin(run::run(self.config)).await,
             Command::Check(args) => Box::pin(check::run(args, self.config)).await,
+            Command::Submit(args) => Box::pin(submit::run(args, self.config)).await,
+            Command::DeadLetters(command) => Box::pin(dead_letters::run(command, self.config)).await,
+            Command::Jobs(command) => Box::pin(jobs::run(command, self.config)).await,
+            Command::Contract(command) => contract::run(command, self.config).await,
             Command::Inspect(args) => inspect(args, self.config).await,
         }
     }

@@ -15,9 +15,10 @@ use std::{
 
 use serde_json::Value;
 
+pub use self::reader::parse_duration;
 use self::{
     layers::{DEFAULTS, Leaves, Problem, SECRETS, Source, flatten_environment, flatten_yaml},
-    reader::{Reader, parse_duration},
+    reader::Reader,
 };
 use crate::{
     blob_store, broker,
@@ -100,6 +101,17 @@ pub struct Admin {
     pub listen: SocketAddr,
     /// `/lanes`.
     pub inspect: Option<SocketAddr>,
+}
+
+/// What the commands of emitters and operators need.
+#[derive(Clone, Debug)]
+pub struct Operator {
+    /// RabbitMQ.
+    pub broker: broker::Settings,
+    /// `identity.tenant_id`.
+    pub default_tenant: Option<TenantId>,
+    /// How long a broker that is away is waited for.
+    pub startup_wait: Duration,
 }
 
 /// Everything that is wrong with a configuration.
@@ -235,6 +247,37 @@ impl Sources {
         reader.finish(settings).map_err(Problems)
     }
 
+    /// Reads what concerns the broker alone: for commands of emitters and operators.
+    ///
+    /// # Errors
+    /// Every problem at once.
+    pub fn operator(&self) -> Result<Operator, Problems> {
+        let mut problems = Vec::new();
+        let mut reader = self.reader(&mut problems);
+        let operator = Operator {
+            broker: broker(&mut reader, self.variable("HOSTNAME")),
+            default_tenant: reader.optional("identity.tenant_id", TenantId::parse),
+            startup_wait: reader.duration_or_zero("startup.wait"),
+        };
+        let read = reader.finish(operator);
+        match read {
+            Ok(operator) if problems.is_empty() => Ok(operator),
+            Ok(_) => Err(Problems(problems)),
+            Err(more) => Err(Problems(problems.into_iter().chain(more).collect())),
+        }
+    }
+
+    /// Reads what concerns the ledger alone; `None`: there is none.
+    ///
+    /// # Errors
+    /// Every problem at once.
+    pub fn ledger(&self) -> Result<Option<ledger::Settings>, Problems> {
+        let mut problems = Vec::new();
+        let mut reader = self.reader(&mut problems);
+        let settings = ledger(&mut reader);
+        reader.finish(settings).map_err(Problems)
+    }
+
     fn build(&self, r: &mut Reader) -> Config {
         let default_tenant = r.optional("identity.tenant_id", TenantId::parse);
         let grace = r.duration("shutdown.grace");
@@ -255,7 +298,7 @@ impl Sources {
                 clock_margin: r.duration_or_zero("in_doubt.clock_margin"),
             },
             admin: admin(r),
-            log: log(r),
+            log: self.log(r),
             identifiers: r
                 .choice("log.identifiers", &[("plain", Identifiers::Plain), ("hashed", Identifiers::Hashed)]),
             startup_wait: r.duration_or_zero("startup.wait"),
@@ -486,15 +529,33 @@ fn admin(r: &mut Reader) -> Admin {
     }
 }
 
-fn log(r: &mut Reader) -> telemetry::Settings {
+impl Sources {
+    fn log(&self, r: &mut Reader) -> telemetry::Settings {
+        let endpoints = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];
+        let disabled =
+            self.variable("OTEL_SDK_DISABLED").is_some_and(|text| text.eq_ignore_ascii_case("true"));
+        let (format, level) = lines(r);
+        telemetry::Settings {
+            format,
+            level,
+            traces: !disabled && endpoints.iter().any(|name| self.variable(name).is_some()),
+            service_named: self.variable("OTEL_SERVICE_NAME").is_some()
+                || self
+                    .variable("OTEL_RESOURCE_ATTRIBUTES")
+                    .is_some_and(|text| text.contains("service.name=")),
+            worker: self.variable("HOSTNAME").unwrap_or_else(|| "restore-worker".into()),
+        }
+    }
+}
+
+fn lines(r: &mut Reader) -> (telemetry::Format, tracing::Level) {
     let level = |text: &str| {
         text.parse::<tracing::Level>().map_err(|_| "must be one of error, warn, info, debug, trace")
     };
-    telemetry::Settings {
-        format: r
-            .choice("log.format", &[("json", telemetry::Format::Json), ("text", telemetry::Format::Text)]),
-        level: r.optional("log.level", level).unwrap_or(tracing::Level::INFO),
-    }
+    (
+        r.choice("log.format", &[("json", telemetry::Format::Json), ("text", telemetry::Format::Text)]),
+        r.optional("log.level", level).unwrap_or(tracing::Level::INFO),
+    )
 }
 
 fn fleet(r: &mut Reader) -> broker::Fleet {

@@ -3,9 +3,12 @@
 //! Everything that arrives here was written by somebody else: each field is hostile until it is parsed. Nothing that
 //! is refused is ever guessed at.
 
+pub mod asyncapi;
 pub mod event;
 pub mod job;
 pub mod names;
+pub mod permissions;
+pub mod schema;
 
 pub use event::{Rendered, Subject, Worker, event_id, render, rfc3339};
 pub use job::{Malformed, Parser, Wrapping};

@@ -12,6 +12,7 @@ pub mod job;
 pub mod journey;
 pub mod reason;
 pub mod record;
+pub mod resolution;
 pub mod retry;
 pub mod shard;
 pub mod tenancy;

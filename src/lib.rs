@@ -23,6 +23,8 @@
 //! | a metric | [`metrics`] |
 //! | health | [`admin`], put together in [`app`] |
 //! | a command | [`cli`] |
+//! | log lines, spans | [`telemetry`] |
+//! | schemas, the AsyncAPI document, rights at the broker | [`contract`] |
 //! | signals and draining | [`lifecycle`] |
 //!
 //! # Invariants

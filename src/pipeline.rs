@@ -20,6 +20,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
 use tokio::sync::{Semaphore, mpsc, watch};
+use tracing::Instrument as _;
 
 use self::{
     course::Course,
@@ -30,13 +31,14 @@ use self::{
 };
 use crate::{
     blob_store::BlobStore,
-    broker::{Broker, Envelope, Settlement},
+    broker::{Broker, Envelope, Settlement, Source},
     contract::{Malformed, Worker},
     domain::{Dependency, Fault, Imported, Outcome, Reason, RestoreError, event::Failure, tenancy::Tenants},
     exchange::Exchange,
     ledger::Ledger,
     lifecycle::Lifecycle,
     metrics::Metrics,
+    telemetry::trace,
 };
 
 /// How doubt is dealt with.
@@ -124,7 +126,30 @@ impl Pipeline {
                 return settle(handed_on.into(), settlement).await;
             }
         }
-        let mut course = Course::new(job, message, source, journey, received);
+        let course = Course::new(job, message, source, journey, received);
+        let span = self.span(&course);
+        Box::pin(self.run_course(course, settlement)).instrument(span).await;
+    }
+
+    fn span(&self, course: &Course) -> tracing::Span {
+        let (traceparent, tracestate) = (course.message.traceparent(), course.message.tracestate());
+        let names = self.broker.names();
+        let queue = match course.source {
+            Source::Jobs => names.jobs().to_owned(),
+            Source::Shard(shard) => names.shard(shard),
+            Source::GivenUp => names.given_up(),
+        };
+        trace::job(&trace::Delivery {
+            queue: &queue,
+            job_id: course.job.id.as_str(),
+            replay: course.journey.replay,
+            attempt: course.journey.attempt,
+            traceparent: traceparent.as_deref(),
+            tracestate: tracestate.as_deref(),
+        })
+    }
+
+    async fn run_course(&self, mut course: Course, settlement: Settlement) {
         let mut verdict = self.not_before(&course);
         loop {
             match self.follow(&mut course, verdict, &settlement).await {

@@ -1,5 +1,8 @@
-//! The tracing subscriber: JSON or text, to standard output.
+//! The tracing subscriber: lines of JSON or text to standard output, spans to a collector.
 
+pub mod trace;
+
+pub use self::trace::Traces;
 use tracing_subscriber::{EnvFilter, Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 /// Form of a line.
@@ -12,13 +15,19 @@ pub enum Format {
     Text,
 }
 
-/// Settings of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Settings of log and traces.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Form.
     pub format: Format,
     /// Least severe level that is shown.
     pub level: tracing::Level,
+    /// Whether spans are exported: `OTEL_EXPORTER_OTLP_ENDPOINT` is set.
+    pub traces: bool,
+    /// Whether `OTEL_*` variables name the service.
+    pub service_named: bool,
+    /// The worker's name.
+    pub worker: String,
 }
 
 /// What libraries would say beside our own lines, at any level. `lapin` logs returned messages with their whole body, and its
@@ -30,14 +39,14 @@ const QUIET: &str = "lapin::returned_messages=off,lapin::io_loop=off,lapin::chan
 /// their signatures among it, and a new version may choose anew.
 fn directives(level: tracing::Level) -> String {
     let others = level.min(tracing::Level::WARN);
-    format!("{others},restore_worker={level},{QUIET}")
+    format!("{others},restore_worker={level},{}=off,{QUIET}", trace::TARGET)
 }
 
-/// Starts logging. Called once.
+/// Starts logging, and exporting spans where that is configured. Called once.
 ///
 /// # Errors
-/// When a subscriber is installed already.
-pub fn start(settings: Settings) -> anyhow::Result<()> {
+/// When a subscriber is installed already, or the `OTEL_*` variables cannot be used.
+pub fn start(settings: &Settings) -> anyhow::Result<Option<Traces>> {
     let filter = EnvFilter::try_new(directives(settings.level))?;
     let lines = tracing_subscriber::fmt::layer();
     let lines = match settings.format {
@@ -46,8 +55,11 @@ pub fn start(settings: Settings) -> anyhow::Result<()> {
         }
         Format::Text => lines.with_target(false).boxed(),
     };
-    tracing_subscriber::registry().with(filter).with(lines).try_init()?;
-    Ok(())
+    let traces =
+        settings.traces.then(|| Traces::connect(&settings.worker, settings.service_named)).transpose()?;
+    let spans = traces.as_ref().map(Traces::layer);
+    tracing_subscriber::registry().with(lines.with_filter(filter)).with(spans).try_init()?;
+    Ok(traces)
 }
 
 #[cfg(test)]

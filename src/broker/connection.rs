@@ -77,6 +77,25 @@ impl Address {
         }
     }
 
+    /// The vhost.
+    ///
+    /// # Errors
+    /// [`BrokerError::Refused`] when the address cannot be read.
+    pub async fn vhost(&self) -> Result<String, BrokerError> {
+        Ok(self.resolve().await?.vhost)
+    }
+
+    /// The user that the broker knows us as; `None` where a certificate names it.
+    ///
+    /// # Errors
+    /// [`BrokerError::Refused`] when the address cannot be read.
+    pub async fn user(&self) -> Result<Option<String>, BrokerError> {
+        match self.auth {
+            Auth::Plain => Ok(Some(self.resolve().await?.authority.userinfo.username)),
+            Auth::External => Ok(None),
+        }
+    }
+
     /// The address as it is now. Never shows the URI in an error: it may hold a password.
     async fn resolve(&self) -> Result<AMQPUri, BrokerError> {
         let text = self.uri.read().await.map_err(BrokerError::Refused)?;

@@ -7,6 +7,7 @@ use lapin::{
     types::{AMQPValue, FieldTable, LongString, ShortString},
 };
 
+use super::letters::Marks;
 use crate::{
     contract::{
         Wrapping,
@@ -98,6 +99,33 @@ impl Message {
     #[must_use]
     pub fn traceparent(&self) -> Option<String> {
         self.0.kept.headers().as_ref().and_then(|headers| text(headers, header::TRACE[0]))
+    }
+
+    /// W3C `tracestate`.
+    #[must_use]
+    pub fn tracestate(&self) -> Option<String> {
+        self.0.kept.headers().as_ref().and_then(|headers| text(headers, header::TRACE[1]))
+    }
+
+    /// A message that nobody sent: for an event about a job of which only the id is known.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::new(Vec::new(), &BasicProperties::default(), false)
+    }
+
+    /// What a dead letter says beside its job.
+    pub(super) fn marks(&self) -> Marks {
+        let headers = self.0.kept.headers().as_ref();
+        let word = |name| headers.and_then(|h| text(h, name));
+        Marks {
+            reason: word(header::REASON),
+            detail: word(header::DETAIL),
+            claim: word(header::CLAIM),
+            first_received: headers
+                .and_then(|h| integer(h, header::FIRST_RECEIVED))
+                .and_then(|n| i64::try_from(n).ok())
+                .map(UnixMillis),
+        }
     }
 
     /// How the job is wrapped.

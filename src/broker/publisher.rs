@@ -22,7 +22,7 @@ use super::{
 use crate::{
     contract::{
         Rendered,
-        names::{APP_ID, RESULT_TYPE},
+        names::{APP_ID, JOB_TYPE, RESULT_TYPE, header},
     },
     domain::{Journey, Reason, Shard},
     metrics::Metrics,
@@ -50,6 +50,8 @@ enum Kind {
     Shard,
     DeadLetter,
     Echo,
+    Job,
+    Replay,
 }
 
 impl Kind {
@@ -60,6 +62,8 @@ impl Kind {
             Self::Shard => "shard",
             Self::DeadLetter => "dead_letter",
             Self::Echo => "echo",
+            Self::Job => "job",
+            Self::Replay => "replay",
         }
     }
 }
@@ -71,6 +75,21 @@ pub enum EventAddress<'a> {
     Results,
     /// The job's own `reply-to`, through the default exchange.
     ReplyTo(&'a str),
+}
+
+/// A job as an emitter publishes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Submission<'a> {
+    /// JSON.
+    pub body: &'a [u8],
+    /// The job's id, which becomes the message's.
+    pub job_id: &'a str,
+    /// Comes back in the job's event.
+    pub correlation_id: Option<&'a str>,
+    /// Where the event is to go.
+    pub reply_to: Option<&'a str>,
+    /// The broker refuses any name but that of the connection's own user.
+    pub user_id: Option<&'a str>,
 }
 
 /// The publishing connection and its channels. Cheap to clone.
@@ -146,6 +165,42 @@ impl Publisher {
         let exchange = self.0.settings.names.shards_exchange(shard.count());
         let key = shard.number().to_string();
         self.publish(Kind::Shard, &exchange, &key, message.body(), message.copy(journey)).await
+    }
+
+    /// Publishes a new job.
+    ///
+    /// # Errors
+    /// [`PublishError`].
+    pub async fn job(&self, job: &Submission<'_>) -> Result<(), PublishError> {
+        let names = &self.0.settings.names;
+        let now = u64::try_from(time::OffsetDateTime::now_utc().unix_timestamp()).unwrap_or(0);
+        let mut properties = BasicProperties::default()
+            .with_content_type(short("application/json"))
+            .with_type(short(JOB_TYPE))
+            .with_delivery_mode(PERSISTENT)
+            .with_message_id(cut(job.job_id))
+            .with_app_id(short(APP_ID))
+            .with_timestamp(now);
+        if let Some(id) = job.correlation_id {
+            properties = properties.with_correlation_id(cut(id));
+        }
+        if let Some(queue) = job.reply_to {
+            properties = properties.with_reply_to(cut(queue));
+        }
+        if let Some(user) = job.user_id {
+            properties = properties.with_user_id(cut(user));
+        }
+        self.publish(Kind::Job, names.exchange(), names.jobs(), job.body, properties).await
+    }
+
+    /// Publishes a dead letter's job again: body untouched, properties by the allow-list.
+    ///
+    /// # Errors
+    /// [`PublishError`].
+    pub async fn replay(&self, message: &Message, journey: &Journey) -> Result<(), PublishError> {
+        let names = &self.0.settings.names;
+        let properties = message.copy(journey);
+        self.publish(Kind::Replay, names.exchange(), names.jobs(), message.body(), properties).await
     }
 
     /// Publishes a dead letter: the body untouched.
@@ -317,11 +372,14 @@ fn event_properties(
     ] {
         put_text(&mut headers, name, value);
     }
+    if let Some(traceparent) = &rendered.traceparent {
+        put_text(&mut headers, header::TRACE[0], traceparent);
+    }
     if let Some(subject) = &rendered.subject {
         put_text(&mut headers, "cloudEvents_subject", subject);
     }
     if let Some(queue) = unroutable_reply_to {
-        put_text(&mut headers, crate::contract::names::header::UNROUTABLE_REPLY_TO, queue);
+        put_text(&mut headers, header::UNROUTABLE_REPLY_TO, queue);
     }
     BasicProperties::default()
         .with_content_type(short("application/json"))

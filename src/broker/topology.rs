@@ -8,6 +8,7 @@ use lapin::{
     options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable},
 };
+use serde_json::{Value, json};
 use tracing::warn;
 
 use super::{
@@ -116,6 +117,52 @@ fn dead_lettering(exchange: &str, routing_key: &str) -> FieldTable {
         arguments.insert(short(name), AMQPValue::LongString(value.into()));
     }
     arguments
+}
+
+/// The same as RabbitMQ's definitions, for those who declare by other means.
+#[must_use]
+pub fn definitions(names: &Names, tiers: &[Tier], shards: Option<ShardCount>, vhost: &str) -> Value {
+    let (mut declared, mut bindings) = (Vec::new(), Vec::new());
+    let mut all = queues(names, tiers);
+    all.extend(shards.iter().flat_map(|count| count.shards()).map(|n| shard(names, n)));
+    for Queue { name, exchange, key, arguments } in all {
+        bindings.push(json!({
+            "source": exchange, "vhost": vhost, "destination": name, "destination_type": "queue",
+            "routing_key": key, "arguments": {},
+        }));
+        declared.push(json!({
+            "name": name, "vhost": vhost, "durable": true, "auto_delete": false, "arguments": plain(&arguments),
+        }));
+    }
+    let exchanges = [names.exchange().to_owned()].into_iter().chain(shards.map(|n| names.shards_exchange(n)));
+    let exchange = |name| {
+        json!({
+            "name": name, "vhost": vhost, "type": "direct", "durable": true, "auto_delete": false,
+            "internal": false, "arguments": {},
+        })
+    };
+    json!({
+        "exchanges": exchanges.map(exchange).collect::<Vec<_>>(),
+        "queues": declared,
+        "bindings": bindings,
+    })
+}
+
+/// Arguments as JSON: ours are texts, numbers and booleans.
+#[expect(clippy::wildcard_enum_match_arm, reason = "no queue of ours has an argument of any other type")]
+fn plain(arguments: &FieldTable) -> Value {
+    let value = |value: &AMQPValue| match value {
+        AMQPValue::LongString(text) => json!(text.to_string()),
+        AMQPValue::LongInt(n) => json!(n),
+        AMQPValue::LongLongInt(n) => json!(n),
+        AMQPValue::Boolean(yes) => json!(yes),
+        _ => Value::Null,
+    };
+    arguments
+        .into_iter()
+        .map(|(name, v)| (name.to_string(), value(v)))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 /// Makes sure of the exchange and every queue. Each declaration has a throw-away channel of its own, since a refused one

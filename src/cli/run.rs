@@ -15,11 +15,18 @@ pub(super) async fn run(file: Option<PathBuf>) -> Exit {
             return Exit::Configuration;
         }
     };
-    if let Err(error) = telemetry::start(config.log) {
-        eprintln!("restore-worker: logging cannot be set up: {error}");
-        return Exit::Configuration;
+    let traces = match telemetry::start(&config.log) {
+        Ok(traces) => traces,
+        Err(error) => {
+            eprintln!("restore-worker: logging cannot be set up: {error}");
+            return Exit::Configuration;
+        }
+    };
+    let ended = Box::pin(app::run(config)).await;
+    if let Some(traces) = traces {
+        traces.end();
     }
-    match Box::pin(app::run(config)).await {
+    match ended {
         Ok(Ending::Drained) => Exit::Done,
         Ok(Ending::GraceOver) => Exit::GraceOver,
         Ok(Ending::Aborted) => Exit::Aborted,

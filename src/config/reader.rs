@@ -192,7 +192,7 @@ pub(super) fn plain_text(value: &Value) -> String {
 }
 
 /// `500ms`, `30s`, `5m`, `2h`, `1d`.
-pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let refuse = || "must be a duration such as 500ms, 30s, 5m, 2h or 1d".to_owned();
     let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).ok_or_else(refuse)?);
     let n: u64 = digits.parse().map_err(|_| refuse())?;

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::domain::hex::hex;
-use crate::domain::{BlobRef, Event, ImportMode, Outcome, RestoreJob, UnixMillis};
+use crate::domain::{BlobRef, Event, ImportMode, Outcome, Reason, RestoreJob, UnixMillis};
 
 /// Who tells.
 #[derive(Clone, Debug)]
@@ -43,6 +44,8 @@ pub struct Rendered {
     pub time: String,
     /// The same in unix seconds, for the AMQP timestamp.
     pub unix_seconds: u64,
+    /// W3C context of the span that tells; `None`: as the job's message carries it.
+    pub traceparent: Option<String>,
 }
 
 /// `<jobId>/<replay>/<status>`; where a message ended rather than a job, `/<16 hex of its body's SHA-256>` behind.
@@ -107,7 +110,7 @@ pub fn render(
         findings: &event.findings,
         error: event.outcome.failure().map(|f| WireError {
             code: f.reason.as_str(),
-            last: f.last.map(crate::domain::Reason::as_str),
+            last: f.last.map(Reason::as_str),
             message: &f.message,
             http_status: f.http_status,
             graph_code: f.graph_code.as_deref(),
@@ -126,6 +129,7 @@ pub fn render(
         subject: job.map(|j| j.mailbox.as_str().to_owned()),
         time,
         unix_seconds: u64::try_from(completed_at.0 / 1_000).unwrap_or(0),
+        traceparent: None,
     })
 }
 
@@ -152,17 +156,25 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct WireEvent<'a> {
+#[schemars(title = "restore.result.v1")]
+pub(super) struct WireEvent<'a> {
+    /// The job's id.
     job_id: &'a str,
+    /// As in the job.
     #[serde(skip_serializing_if = "Option::is_none")]
     restore_id: Option<&'a str>,
+    /// As in the job.
     #[serde(skip_serializing_if = "Option::is_none")]
     requested_by: Option<&'a str>,
+    /// AMQP `user-id` of the emitter, which the broker has checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     submitted_by: Option<&'a str>,
+    /// Round of replay: of several the highest counts, of one round's events the latest `completedAt`.
     replay: u32,
+    /// How the job ended: succeeded, failed or unknown. Later versions may add others.
+    #[schemars(extend("examples" = ["succeeded", "failed", "unknown"]))]
     status: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     tenant_id: Option<&'a str>,
@@ -174,37 +186,53 @@ struct WireEvent<'a> {
     mode: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     blob: Option<WireBlob<'a>>,
+    /// Always on succeeded; on unknown what is there now, if it could be seen.
     #[serde(skip_serializing_if = "Option::is_none")]
     item_id: Option<&'a str>,
+    /// The item's version, as `itemId`.
     #[serde(skip_serializing_if = "Option::is_none")]
     change_key: Option<&'a str>,
+    /// Whether success is not known from the import's own answer in this attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     recovered: Option<bool>,
+    /// answer (the import's own), ledger (told again), found (by looking).
     #[serde(skip_serializing_if = "Option::is_none")]
     evidence: Option<&'a str>,
+    /// Further items that the same job is known to have made.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     duplicates: Vec<String>,
+    /// FTS bytes that were imported.
     #[serde(skip_serializing_if = "Option::is_none")]
     bytes: Option<u64>,
+    /// Of these bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     sha256: Option<String>,
+    /// Attempts spent, the last one included.
     #[serde(skip_serializing_if = "Option::is_none")]
     attempts: Option<u32>,
+    /// Exchange's request id of the last answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<&'a str>,
+    /// Where the time went.
     #[serde(skip_serializing_if = "Option::is_none")]
     timings: Option<WireTimings>,
+    /// Preflight's warnings.
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     findings: &'a [String],
+    /// Only on failed and unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<WireError<'a>>,
+    /// Who tells.
     worker: WireWorker<'a>,
+    /// RFC 3339.
     completed_at: &'a str,
+    /// As in the job.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     metadata: Option<&'a RawValue>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct WireBlob<'a> {
     bucket: &'a str,
@@ -215,7 +243,7 @@ struct WireBlob<'a> {
     range: Option<WireRange>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct WireRange {
     offset: u64,
     length: u64,
@@ -233,7 +261,7 @@ impl<'a> From<&'a BlobRef> for WireBlob<'a> {
 }
 
 #[expect(clippy::struct_field_names, reason = "the contract's names")]
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct WireTimings {
     queued_ms: u64,
@@ -243,9 +271,11 @@ struct WireTimings {
     total_ms: u64,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct WireError<'a> {
+    /// A reason code. Later versions may add others.
+    #[schemars(extend("examples" = Reason::ALL.map(Reason::as_str).to_vec()))]
     code: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     last: Option<&'a str>,
@@ -258,7 +288,7 @@ struct WireError<'a> {
     request_id: Option<&'a str>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct WireWorker<'a> {
     name: &'a str,
     version: &'a str,
@@ -269,7 +299,7 @@ mod tests {
     use super::*;
     use crate::{
         contract::{Parser, Wrapping},
-        domain::{ChangeKey, Evidence, Imported, ItemId, Reason, event::Failure},
+        domain::{ChangeKey, Evidence, Imported, ItemId, event::Failure},
     };
 
     fn worker() -> Worker {

@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, de::IgnoredAny};
-use serde_json::value::RawValue;
+use serde_json::{json, value::RawValue};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::names::{JOB_TYPE, MAX_JOB};
@@ -270,55 +271,118 @@ fn read_id(body: &[u8]) -> Option<JobId> {
     id.or_else(|| read(data?.as_bytes())?.0)
 }
 
-#[derive(Deserialize)]
+/// One item to put back. Unknown fields are refused at every level but `metadata`.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct WireJob<'a> {
+#[schemars(title = "restore.job.v1", transform = keys_by_mode)]
+pub(super) struct WireJob<'a> {
+    /// Chosen by the emitter; the idempotency key. Printable ASCII.
+    #[schemars(length(min = 1, max = 200), regex(pattern = r"^[ -~]+$"))]
     job_id: String,
+    /// Groups the jobs of one restore; echoed.
+    #[schemars(length(max = 200), regex(pattern = NO_CONTROLS))]
     restore_id: Option<String>,
+    /// For the audit trail; echoed.
+    #[schemars(length(max = 200), regex(pattern = NO_CONTROLS))]
     requested_by: Option<String>,
+    /// Entra tenant, a GUID or a domain name; default: the worker's `identity.tenant_id`.
+    #[schemars(length(min = 1, max = 253), regex(pattern = TENANT))]
     tenant_id: Option<String>,
+    /// One path segment; at most 512 bytes.
+    #[schemars(length(min = 1, max = 512), regex(pattern = SEGMENT))]
     mailbox_id: String,
+    /// The folder that the item goes to. Visible ASCII.
+    #[schemars(length(min = 1, max = 1024), regex(pattern = r"^[!-~]+$"))]
     folder_id: String,
+    /// A new item, or a new version of an existing one.
     mode: WireMode,
+    /// With `update`: the item. Visible ASCII.
+    #[schemars(length(min = 1, max = 1024), regex(pattern = r"^[!-~]+$"))]
     item_id: Option<String>,
+    /// With `update`: the version that is replaced. Visible ASCII.
+    #[schemars(length(min = 1, max = 1024), regex(pattern = r"^[!-~]+$"))]
     change_key: Option<String>,
+    /// Where the item's bytes are.
     blob: WireBlob,
+    /// In place of the worker's configured version; archive mailboxes need `beta`.
     graph_version: Option<WireGraphVersion>,
+    /// Later than this the job fails with `job_expired`. RFC 3339.
+    #[schemars(extend("format" = "date-time"), regex(pattern = MOMENT))]
     not_after: Option<String>,
+    /// Anything, at most 16 KiB of JSON text; echoed.
     #[serde(borrow)]
+    #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     metadata: Option<&'a RawValue>,
 }
 
-#[derive(Deserialize, Clone, Copy)]
+/// No control characters.
+const NO_CONTROLS: &str = r"^[^\u0000-\u001f\u007f-\u009f]*$";
+/// A GUID, or a domain name of at least two labels.
+const TENANT: &str = r"^([0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}|[0-9A-Za-z]([0-9A-Za-z-]{0,61}[0-9A-Za-z])?(\.[0-9A-Za-z]([0-9A-Za-z-]{0,61}[0-9A-Za-z])?)+)$";
+/// Neither `.` nor `..`, no `/ \ ? # %`, no control characters.
+const SEGMENT: &str = r"^(?!\.{1,2}$)[^/\\?#%\u0000-\u001f\u007f-\u009f]+$";
+/// RFC 3339.
+const MOMENT: &str =
+    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})$";
+
+/// What [`mode`] checks: `update` requires both keys, `create` refuses them.
+fn keys_by_mode(schema: &mut Schema) {
+    schema.insert("if".into(), json!({"properties": {"mode": {"const": "update"}}, "required": ["mode"]}));
+    schema.insert(
+        "then".into(),
+        json!({"required": ["itemId", "changeKey"], "properties": {"itemId": {"type": "string"}, "changeKey": {"type": "string"}}}),
+    );
+    schema.insert(
+        "else".into(),
+        json!({"properties": {"itemId": {"type": "null"}, "changeKey": {"type": "null"}}}),
+    );
+}
+
+#[derive(Deserialize, Clone, Copy, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum WireMode {
     Create,
     Update,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct WireBlob {
+    /// The bucket; at most 255 bytes.
+    #[schemars(length(min = 1, max = 255), regex(pattern = NO_CONTROLS))]
     bucket: String,
+    /// The key; at most 1024 bytes.
+    #[schemars(length(min = 1, max = 1024), regex(pattern = NO_CONTROLS))]
     key: String,
+    /// A version of the object.
+    #[schemars(length(min = 1, max = 1024), regex(pattern = NO_CONTROLS))]
     version_id: Option<String>,
+    /// An item inside a packed object.
     range: Option<WireRange>,
+    /// The stored form of the FTS bytes, below compression.
     #[serde(default)]
     encoding: WireEncoding,
+    /// How the stored form is compressed.
     #[serde(default)]
     compression: WireCompression,
+    /// FTS bytes after decoding; checked.
     size: Option<u64>,
+    /// Of the FTS bytes after decoding; checked before the item can exist.
+    #[schemars(regex(pattern = r"^[0-9A-Fa-f]{64}$"))]
     sha256: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct WireRange {
+    /// First byte.
     offset: u64,
+    /// Number of bytes.
+    #[schemars(range(min = 1))]
     length: u64,
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Default, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum WireEncoding {
     #[default]
@@ -335,7 +399,7 @@ impl From<WireEncoding> for Encoding {
     }
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Default, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum WireCompression {
     #[default]
@@ -354,7 +418,7 @@ impl From<WireCompression> for Compression {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 enum WireGraphVersion {
     #[serde(rename = "v1.0")]
     V1,
@@ -391,7 +455,7 @@ struct WireCloudEvent<'a> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use serde_json::{Value, json};
+    use serde_json::Value;
 
     const TENANT: &str = "a7809c93-0000-4000-8000-000000000001";
 

@@ -126,6 +126,12 @@ impl Names {
         format!("{}.echo.{id}", self.prefix)
     }
 
+    /// A reply queue of one run of `submit`.
+    #[must_use]
+    pub fn replies(&self, id: &str) -> String {
+        format!("{}.replies.{id}", self.prefix)
+    }
+
     /// Whether a queue is one of the fleet's own (a job must not have its events sent there).
     #[must_use]
     pub fn is_own(&self, queue: &str) -> bool {

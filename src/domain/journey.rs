@@ -26,3 +26,48 @@ pub struct Journey {
     /// An import that only its record misses.
     pub imported: Option<Imported>,
 }
+
+impl Journey {
+    /// The first step of a further round: attempts and parked time begin anew, and nothing is waited for. `force` is the claim
+    /// of the unknown record against which this round may import once more.
+    #[must_use]
+    pub fn replayed(&self, force: Option<String>) -> Self {
+        Self {
+            attempt: 0,
+            parked: Duration::ZERO,
+            not_before: None,
+            turn: None,
+            replay: self.replay.saturating_add(1),
+            force,
+            ..self.clone()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replay_begins_anew_and_keeps_who_asked() {
+        let spent = Journey {
+            attempt: 8,
+            parked: Duration::from_secs(5),
+            not_before: Some(UnixMillis(1)),
+            turn: Some(UnixMillis(2)),
+            first_received: UnixMillis(3),
+            replay: 1,
+            submitted_by: Some("anna".into()),
+            force: Some("used".into()),
+            imported: None,
+        };
+        let expected = Journey {
+            first_received: UnixMillis(3),
+            replay: 2,
+            submitted_by: Some("anna".into()),
+            ..Journey::default()
+        };
+        assert_eq!(spent.replayed(None), expected);
+        assert_eq!(spent.replayed(Some("claim".into())).force.as_deref(), Some("claim"));
+    }
+}

@@ -380,6 +380,14 @@ impl Record {
         Self { version: VERSION, begun: 0, state, ..self.in_round(who) }
     }
 
+    /// Not imported, as a person found out of an unknown record. The round stays: a replay opens the next.
+    #[must_use]
+    pub fn not_imported(&self, failure: &Failure) -> Self {
+        let state =
+            State::Failed { reason: failure.reason.as_str().into(), message: failure.message.clone() };
+        Self { version: VERSION, begun: 0, state, ..self.clone() }
+    }
+
     /// Unknown.
     #[must_use]
     pub fn unknown(&self, failure: &Failure) -> Self {

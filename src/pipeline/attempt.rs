@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use super::{
     Pipeline,
@@ -15,6 +16,7 @@ use crate::{
     broker::Source,
     domain::{Dependency, Evidence, Fault, MailboxId, Reason, RestoreError},
     exchange::{Exchange, Fence, ImportAnswer, ImportFailure, ImportItem, ImportSession, Remedy},
+    telemetry::trace,
 };
 
 /// A job that cannot be begun within what its delivery may still be held comes back after this.
@@ -96,7 +98,7 @@ impl Pipeline {
         let patience = course.patience().saturating_sub(self.exchange.send_timeout(length));
         let began = Instant::now();
         let entered = tokio::select! {
-            entered = tokio::time::timeout(patience, self.lanes.enter(entry)) => entered,
+            entered = tokio::time::timeout(patience, self.lanes.enter(entry)).instrument(trace::stage("lane")) => entered,
             () = self.not_to_begin() => return Err(End::NotBegun),
         };
         self.metrics.stage("lane").observe(began.elapsed().as_secs_f64());
@@ -171,7 +173,7 @@ impl Pipeline {
             return Ok(blob);
         }
         let began = Instant::now();
-        let opened = self.blobs.open(&course.job).await;
+        let opened = self.blobs.open(&course.job).instrument(trace::stage("fetch")).await;
         course.timings.fetch = began.elapsed();
         self.metrics.stage("fetch").observe(began.elapsed().as_secs_f64());
         let blob = opened.map_err(|error| self.heard(course, error))?;
@@ -183,7 +185,7 @@ impl Pipeline {
     async fn session(&self, course: &mut Course, mailbox: &MailboxId) -> Result<ImportSession, End> {
         let began = Instant::now();
         let opening = self.exchange.session(&course.job.tenant, mailbox, course.job.graph_version);
-        let opened = Box::pin(opening).await;
+        let opened = Box::pin(opening).instrument(trace::stage("session")).await;
         course.timings.session = began.elapsed();
         self.metrics.stage("session").observe(began.elapsed().as_secs_f64());
         let session = opened.map_err(|error| self.heard(course, error))?;
@@ -203,7 +205,11 @@ impl Pipeline {
         let item = ImportItem { folder: &course.job.folder, mode: &course.job.mode, length: blob.length() };
         let (facts, chunks) = blob.into_parts();
         let began = Instant::now();
-        let mut sending = std::pin::pin!(self.exchange.import_item(session, item, chunks, fence.clone()));
+        let mut sending = std::pin::pin!(
+            self.exchange
+                .import_item(session, item, chunks, fence.clone())
+                .instrument(trace::stage("import"))
+        );
         let sent = tokio::select! {
             sent = &mut sending => sent,
             () = self.life.closing().cancelled() => {

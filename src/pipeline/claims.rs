@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+use tracing::Instrument as _;
 
 use super::{
     Pipeline,
@@ -20,6 +21,7 @@ use crate::{
     },
     exchange::{Boottime, Fence},
     ledger::{Etag, Held, Ledger, Taken, Written},
+    telemetry::trace,
 };
 
 /// How much earlier than its lease a worker stops itself: stores count whole seconds, and what is handed over takes a moment to leave.
@@ -152,7 +154,7 @@ impl Pipeline {
     ) -> Result<Fence, End> {
         let Some(ledger) = &self.ledger else { return Ok(Fence::none()) };
         let began = Instant::now();
-        let claimed = self.try_claim(ledger, course, blob, mailbox).await;
+        let claimed = self.try_claim(ledger, course, blob, mailbox).instrument(trace::stage("claim")).await;
         self.metrics.stage("claim").observe(began.elapsed().as_secs_f64());
         claimed
     }
@@ -269,7 +271,7 @@ impl Pipeline {
     ) -> Result<Result<Success, End>, RestoreError> {
         let Some(ledger) = &self.ledger else { return Ok(Ok(success.clone())) };
         let began = Instant::now();
-        let completed = self.try_complete(ledger, course, success).await;
+        let completed = self.try_complete(ledger, course, success).instrument(trace::stage("complete")).await;
         self.metrics.stage("complete").observe(began.elapsed().as_secs_f64());
         completed
     }

@@ -9,6 +9,7 @@ use crate::{
     broker::{Message, Source},
     domain::{Journey, MailboxId, RestoreJob, Timings, UnixMillis, record::Claimant},
     ledger::{self, Held},
+    telemetry::trace,
 };
 
 /// One delivery stays unacked at most this long; the broker's consumer time-out is 30 minutes by default.
@@ -79,6 +80,12 @@ impl Course {
             request_id: None,
             timings: Timings::default(),
         }
+    }
+
+    /// The trace that the job belongs to: of the span that is exported, else as its message says.
+    pub(super) fn trace_id(&self) -> Option<String> {
+        let traceparent = trace::current().or_else(|| self.message.traceparent())?;
+        trace::trace_id(&traceparent).map(str::to_owned)
     }
 
     /// Whether the ledger may know this job: anything but a plain first delivery.

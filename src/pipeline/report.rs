@@ -3,7 +3,7 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use tokio::time::{Instant, sleep};
-use tracing::{info, warn};
+use tracing::{Instrument as _, info, warn};
 
 use super::{
     Next, Pipeline,
@@ -16,6 +16,7 @@ use crate::{
     domain::{
         Event, Journey, Outcome, Reason, RestoreError, Timings, event::Failure, hex::hex, retry::Backoff,
     },
+    telemetry::trace,
 };
 
 /// How often a job's own reply queue may refuse before the configured one is used.
@@ -72,7 +73,10 @@ impl Pipeline {
             match event::render(subject, course.journey.submitted_by.as_deref(), &event, &self.worker, now())
             {
                 Ok(rendered) => {
-                    self.publish_event(&rendered, &course.message, course.job.id.as_str(), settlement).await
+                    let rendered = Rendered { traceparent: trace::current(), ..rendered };
+                    self.publish_event(&rendered, &course.message, course.job.id.as_str(), settlement)
+                        .instrument(trace::stage("report"))
+                        .await
                 }
                 Err(error) => {
                     tracing::error!(job_id = %course.job.id, %error, "an event cannot be written down");
@@ -83,6 +87,7 @@ impl Pipeline {
         match told {
             Told::Yes => {
                 self.count(course.job.mode.as_str(), &event.outcome, course.timings.total);
+                trace::ended(event.outcome.status(), event.outcome.failure().map(|f| f.reason.as_str()));
                 self.log_end(course, &event);
                 Next::Ack
             }
@@ -299,7 +304,7 @@ impl Pipeline {
             attempts = event.attempts,
             replay = event.replay,
             request_id = event.request_id,
-            traceparent = course.message.traceparent(),
+            trace_id = course.trace_id(),
             queued_ms = millis(queued),
             fetch_ms = millis(fetch),
             session_ms = millis(session),
@@ -317,6 +322,7 @@ impl Pipeline {
             http_status = error.http_status,
             graph_code = error.graph_code,
             request_id = error.request_id,
+            trace_id = course.trace_id(),
             attempts = course.journey.attempt.saturating_add(1),
             mailbox = self.log.show(course.job.mailbox.as_str()),
             error = %error,

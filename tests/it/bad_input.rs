@@ -182,15 +182,10 @@ async fn what_is_no_json_ends_in_the_dead_letters() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn unknown_fields_wrong_types_and_impossible_values_are_refused() -> Result<()> {
-    let stack = stack("unknown_fields_wrong_types_and_impossible_values").await?;
-    let worker = stack.worker(binary(), &[]).await?;
-    let mut emitter = stack.emitter().await?;
-    let mailbox = stack.mailbox("anna");
+/// Values that no field of a job may have, by their pointer; the schema is held against them, too.
+pub(crate) fn wrong_values() -> Vec<(&'static str, Value)> {
     let long = "x".repeat(10_000);
-    let mut cases = Vec::new();
-    for (pointer, value) in [
+    vec![
         ("/mailBoxId", json!("MBX:x")),
         ("/unknown", json!(null)),
         ("/blob/sha265", json!("ab")),
@@ -236,7 +231,18 @@ async fn unknown_fields_wrong_types_and_impossible_values_are_refused() -> Resul
         ("/requestedBy", json!("line\nbreak")),
         ("/metadata", json!([1])),
         ("/metadata", json!({"filler": "x".repeat(17 * 1024)})),
-    ] {
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_fields_wrong_types_and_impossible_values_are_refused() -> Result<()> {
+    let stack = stack("unknown_fields_wrong_types_and_impossible_values").await?;
+    let worker = stack.worker(binary(), &[]).await?;
+    let mut emitter = stack.emitter().await?;
+    let mailbox = stack.mailbox("anna");
+    let long = "x".repeat(10_000);
+    let mut cases = Vec::new();
+    for (pointer, value) in wrong_values() {
         let (parent, name) = pointer.rsplit_once('/').context("a pointer")?;
         let bad = changed(&format!("j-{}", cases.len()), &mailbox, |job| {
             if let Some(parent) = job.pointer_mut(parent) {

@@ -24,7 +24,17 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("ledger", &["domain", "metrics", "s3_client"]),
     (
         "pipeline",
-        &["blob_store", "broker", "contract", "domain", "exchange", "ledger", "lifecycle", "metrics"],
+        &[
+            "blob_store",
+            "broker",
+            "contract",
+            "domain",
+            "exchange",
+            "ledger",
+            "lifecycle",
+            "metrics",
+            "telemetry",
+        ],
     ),
     (
         "config",
@@ -89,6 +99,9 @@ const STAYS_IN: &[(&str, &[&str])] = &[
     ("std::env::", &["config"]),
     ("tokio::spawn", &["lifecycle"]),
     ("ExitCode", &["main"]),
+    ("opentelemetry", &["telemetry"]),
+    ("indicatif::", &["cli"]),
+    ("schemars::", &["contract"]),
 ];
 
 fn sources(dir: &Path, into: &mut Vec<PathBuf>) {

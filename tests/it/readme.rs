@@ -123,3 +123,23 @@ fn every_guess_of_the_answers_has_its_row() {
     assert!(guesses.len() > 20, "{guesses:#?}");
     assert_eq!(rows(FAULTS, "Guesses").collect::<Vec<_>>(), guesses);
 }
+
+/// Every command that can be given, as it is typed.
+fn commands(command: &clap::Command, above: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for sub in command.get_subcommands() {
+        let name = format!("{above} {}", sub.get_name()).trim().to_owned();
+        if sub.has_subcommands() {
+            names.extend(commands(sub, &name));
+        } else {
+            names.insert(name);
+        }
+    }
+    names
+}
+
+#[test]
+fn every_command_has_its_row() {
+    use clap::CommandFactory as _;
+    assert_eq!(cells("Commands"), commands(&restore_worker::cli::Cli::command(), ""));
+}

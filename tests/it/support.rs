@@ -1,6 +1,6 @@
 //! One broker for the whole run; a stack of its own for each test.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path, process::Stdio};
 
 use anyhow::{Context as _, Result};
 use lapin::{
@@ -15,7 +15,7 @@ use restore_sandbox::{
     worker::Worker,
 };
 use serde_json::Value;
-use tokio::sync::OnceCell;
+use tokio::{io::AsyncWriteExt as _, sync::OnceCell};
 
 /// The binary under test.
 pub(crate) fn binary() -> &'static Path {
@@ -80,4 +80,62 @@ pub(crate) fn headers(pairs: &[(&str, &str)]) -> BasicProperties {
         .with_content_type("application/json".into())
         .with_delivery_mode(2)
         .with_headers(table)
+}
+
+/// Runs another command of the binary to its end.
+pub(crate) async fn command(stack: &Stack, arguments: &[&str], stdin: &[u8]) -> Result<Output> {
+    command_with(&stack.variables(), arguments, stdin).await
+}
+
+/// The same with variables of its own.
+pub(crate) async fn command_with(
+    variables: &BTreeMap<String, String>,
+    arguments: &[&str],
+    stdin: &[u8],
+) -> Result<Output> {
+    let mut child = tokio::process::Command::new(binary())
+        .args(arguments)
+        .env_clear()
+        .envs(variables)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let mut input = child.stdin.take().context("its input")?;
+    let (fed, output) = tokio::join!(
+        async move {
+            // A command that does not read it may be gone already.
+            drop(input.write_all(stdin).await);
+        },
+        tokio::time::timeout(std::time::Duration::from_secs(120), child.wait_with_output())
+    );
+    let () = fed;
+    let output = output.context("the command did not end")??;
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    Ok(Output { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) })
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub(crate) struct Output {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// Lines of JSON.
+pub(crate) fn jsonl(values: impl IntoIterator<Item = Value>) -> String {
+    values.into_iter().map(|value| format!("{value}\n")).collect::<Vec<_>>().concat()
+}
+
+/// A letter of an import whose outcome is unknown: the answer was lost, and nobody looks (`in_doubt.look` is off).
+pub(crate) async fn unknown(stack: &Stack, emitter: &mut Emitter, job: &str, mailbox: &str) -> Result<()> {
+    stack.store("unknown.fts", &restore_sandbox::fts::ItemSpec::mail(77, 10_000));
+    let lost = exchange::Effect::RefuseAfterBody(exchange::Answer::status(504));
+    stack.exchange.add_fault(exchange::Fault::new(exchange::Operation::Import, lost).mailbox(mailbox))?;
+    emitter.publish(&restore_sandbox::stack::create_job(job, mailbox, "unknown.fts")).await?;
+    let event = emitter.next_result().await?.json()?;
+    anyhow::ensure!(event["status"] == "unknown", "{event:#}");
+    Ok(())
 }

@@ -1,0 +1,153 @@
+//! The dead-letter queue as a person goes through it: letters are held unacked, and what is not settled goes back to its place.
+//!
+//! Promises: takes no more letters than lay there at the start, so that a job that was sent back and failed again is not met
+//! twice. Keeps eight bytes for each letter that it hands out, so that they go back in their order; the broker keeps the rest.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lapin::{
+    Acker, Channel,
+    options::{BasicAckOptions, BasicGetOptions, BasicNackOptions, QueueDeclareOptions},
+    types::FieldTable,
+};
+
+use super::{Broker, BrokerError, Message, message::cut, topology::close};
+use crate::{
+    contract::Malformed,
+    domain::{RestoreJob, UnixMillis},
+};
+
+/// What a letter says beside its job.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// `restore-reason`.
+    pub reason: Option<String>,
+    /// `restore-detail`.
+    pub detail: Option<String>,
+    /// `restore-claim`: the claim of the unknown record behind it.
+    pub claim: Option<String>,
+    /// `restore-first-received`.
+    pub first_received: Option<UnixMillis>,
+}
+
+/// A dead letter, held unacked. Dropping it leaves it in its queue.
+#[derive(Debug)]
+pub struct Letter {
+    /// The message.
+    pub message: Message,
+    /// The job in it, or why it is none.
+    pub job: Result<Box<RestoreJob>, Malformed>,
+    /// Why it lies there.
+    pub marks: Marks,
+    acker: Acker,
+    tag: u64,
+    held: Held,
+}
+
+/// The delivery tags of the letters that were handed out and not removed, in their order.
+#[derive(Clone, Debug, Default)]
+struct Held(Arc<Mutex<Vec<u64>>>);
+
+impl Held {
+    fn tags(&self) -> MutexGuard<'_, Vec<u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remove(&self, tag: u64) {
+        let mut tags = self.tags();
+        if let Ok(place) = tags.binary_search(&tag) {
+            tags.remove(place);
+        }
+    }
+}
+
+impl Letter {
+    /// Takes the letter out of its queue.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unavailable`]: the connection is lost, and the letter lies in its queue as before.
+    pub async fn remove(&self) -> Result<(), BrokerError> {
+        match self.acker.ack(BasicAckOptions::default()).await {
+            Ok(true) => {
+                self.held.remove(self.tag);
+                Ok(())
+            }
+            Ok(false) => Err(BrokerError::Unavailable("the connection was lost".into())),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// The letters that lay in the queue at the start.
+#[derive(Debug)]
+pub struct Letters {
+    broker: Broker,
+    channel: Channel,
+    left: u32,
+    held: Held,
+}
+
+impl Broker {
+    /// Opens the dead-letter queue.
+    ///
+    /// # Errors
+    /// [`BrokerError`].
+    pub async fn letters(&self) -> Result<Letters, BrokerError> {
+        let channel = self.publisher().connection().await?.create_channel().await?;
+        let queue = self.names().dead_letters();
+        let passive = QueueDeclareOptions { passive: true, durable: true, ..Default::default() };
+        let declared = channel
+            .queue_declare(cut(queue), passive, FieldTable::default())
+            .await
+            .map_err(|e| BrokerError::queue(queue, e))?;
+        Ok(Letters { broker: self.clone(), channel, left: declared.message_count(), held: Held::default() })
+    }
+}
+
+impl Letters {
+    /// How many of them have not been looked at.
+    #[must_use]
+    pub fn left(&self) -> u32 {
+        self.left
+    }
+
+    /// The next one; `None` when every letter of the start was handed out.
+    ///
+    /// # Errors
+    /// [`BrokerError`].
+    pub async fn next(&mut self) -> Result<Option<Letter>, BrokerError> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        let queue = self.broker.names().dead_letters();
+        let got = self
+            .channel
+            .basic_get(cut(queue), BasicGetOptions { no_ack: false })
+            .await
+            .map_err(|e| BrokerError::queue(queue, e))?;
+        let Some(got) = got else {
+            self.left = 0;
+            return Ok(None);
+        };
+        self.left -= 1;
+        let message = Message::new(got.delivery.data, &got.delivery.properties, got.delivery.redelivered);
+        let job =
+            message.wrapped(|wrapping| self.broker.parser.parse(message.body(), wrapping)).map(Box::new);
+        let (acker, tag) = (got.delivery.acker, got.delivery.delivery_tag);
+        self.held.tags().push(tag);
+        Ok(Some(Letter { marks: message.marks(), job, message, acker, tag, held: self.held.clone() }))
+    }
+
+    /// Lets go of everything that was not removed: it goes back to its place. What was removed is gone for good after this.
+    pub async fn end(self) {
+        // One by one: a channel that only closes gives them back in an order of the broker's own (seen on 3.10).
+        let tags = std::mem::take(&mut *self.held.tags());
+        for tag in tags {
+            let requeue = BasicNackOptions { requeue: true, multiple: false };
+            if self.channel.basic_nack(tag, requeue).await.is_err() {
+                break;
+            }
+        }
+        close(&self.channel).await;
+    }
+}

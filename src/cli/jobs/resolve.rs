@@ -1,0 +1,151 @@
+//! `jobs resolve`: a person's word becomes the record, then the event, then the letter goes. In this order, as everywhere:
+//! recorded first, told second. Interrupted anywhere, the same command goes on.
+
+use std::path::PathBuf;
+
+use anyhow::{anyhow, bail};
+
+use super::{ledger, read};
+use crate::{
+    app::StartError,
+    broker::{Broker, EventAddress, Letter, Message, PublishError},
+    cli::{
+        Exit,
+        operator::{self, Trouble, patiently, print, told},
+    },
+    config::Operator,
+    contract::{Rendered, Subject, Worker, event},
+    domain::{
+        Event, ImportMode, Imported, JobId, RestoreJob,
+        record::Record,
+        resolution::{Resolution, Resolved},
+    },
+    ledger::{Held, Ledger, Taken, Written, fingerprint},
+};
+
+/// Ends a job by a person's knowledge: `imported`, or not imported.
+pub(super) async fn resolve(
+    job: &JobId,
+    imported: Option<Imported>,
+    file: Option<PathBuf>,
+) -> Result<Exit, Trouble> {
+    let resolution = imported.map_or(Resolution::NotImported, Resolution::Imported);
+    let settings = operator::settings(file.clone())?;
+    let ledger = ledger(file).await?;
+    let held = read(&ledger, job).await?;
+    let resolved = resolution.resolve(&held.standing.record).map_err(|why| anyhow!("job {job}: {why}"))?;
+    let broker = operator::broker(&settings)?;
+    let mut letters = patiently(settings.startup_wait, async || broker.letters().await).await?;
+    let mut letter = None;
+    while let Some(next) = letters.next().await? {
+        // A letter of the same id with another payload is another message's.
+        let same =
+            |found: &RestoreJob| found.id == *job && fingerprint(found) == held.standing.record.fingerprint;
+        if next.job.as_ref().is_ok_and(|found| same(found)) {
+            letter = Some(next);
+        }
+    }
+    if letter.is_none() {
+        told(
+            "no dead letter of the job lies here: its event will lack what only the job says, and goes to broker.results",
+        );
+    }
+    write(&ledger, &held, resolved, &resolution, letter.as_ref(), job).await?;
+    tell(&broker, &settings, &held.standing.record, &resolution, letter.as_ref(), job).await?;
+    if let (Some(letter), Resolution::Imported(_)) = (&letter, &resolution) {
+        letter.remove().await?;
+    }
+    letters.end().await;
+    broker.close().await;
+    print(&match resolution {
+        Resolution::Imported(_) => format!("{job}: recorded as imported, and told\n"),
+        Resolution::NotImported => format!(
+            "{job}: recorded as not imported, and told; `dead-letters replay --job {job} --force` sends it back\n"
+        ),
+    })?;
+    Ok(Exit::Done)
+}
+
+async fn write(
+    ledger: &Ledger,
+    held: &Held,
+    resolved: Resolved,
+    resolution: &Resolution,
+    letter: Option<&Letter>,
+    job: &JobId,
+) -> Result<(), Trouble> {
+    let Resolved::Write(record) = resolved else { return Ok(()) };
+    let found = letter.and_then(|letter| letter.job.as_ref().ok());
+    if let (Resolution::Imported(imported), Some(found)) = (resolution, found)
+        && found.mode == ImportMode::Create
+    {
+        let mailbox = held.standing.record.posted_to().unwrap_or_else(|| found.mailbox.clone());
+        let taken = ledger.take(found, &mailbox, &imported.item_id, None).await;
+        if taken.map_err(StartError::from)? != Taken::Ours {
+            return Err(anyhow!(
+                "the item belongs to another job; this job's item is another one, or it has none"
+            )
+            .into());
+        }
+    }
+    match ledger.write(job, &record, Some(&held.etag), "resolve").await.map_err(StartError::from)? {
+        Written::Stands(_) => Ok(()),
+        Written::Lost => {
+            Err(anyhow!("the record of job {job} has changed meanwhile; look at it again").into())
+        }
+    }
+}
+
+async fn tell(
+    broker: &Broker,
+    settings: &Operator,
+    record: &Record,
+    resolution: &Resolution,
+    letter: Option<&Letter>,
+    job: &JobId,
+) -> Result<(), Trouble> {
+    let now = operator::now();
+    let journey = letter.map(|letter| letter.message.journey(now)).unwrap_or_default();
+    let event = Event {
+        outcome: resolution.outcome(),
+        replay: record.replay.max(journey.replay),
+        bytes: None,
+        sha256: None,
+        attempts: None,
+        request_id: None,
+        timings: None,
+        findings: Vec::new(),
+    };
+    let found = letter.and_then(|letter| letter.job.as_ref().ok()).map(|job| &**job);
+    let message = letter.map_or_else(Message::none, |letter| letter.message.clone());
+    let subject = Subject { job_id: job.as_str(), job: found, body: message.body() };
+    let worker = Worker { name: settings.broker.worker.clone(), version: env!("CARGO_PKG_VERSION").into() };
+    let rendered = event::render(subject, journey.submitted_by.as_deref(), &event, &worker, now)
+        .map_err(anyhow::Error::from)?;
+    Ok(publish(broker, &rendered, &message, job).await?)
+}
+
+/// To the job's own reply queue, else to `broker.results`.
+async fn publish(broker: &Broker, rendered: &Rendered, message: &Message, job: &JobId) -> anyhow::Result<()> {
+    let honoured = broker.results().honour_reply_to;
+    let own = message.reply_to().filter(|queue| honoured && !broker.names().is_own(queue));
+    let publisher = broker.publisher();
+    let told = match own {
+        Some(queue) => {
+            publisher.event(EventAddress::ReplyTo(queue), rendered, message, job.as_str(), None).await
+        }
+        None => Err(PublishError::Refused),
+    };
+    let told = match told {
+        Err(PublishError::Unroutable(_) | PublishError::Refused) => {
+            publisher.event(EventAddress::Results, rendered, message, job.as_str(), own).await
+        }
+        told @ (Ok(()) | Err(PublishError::Unconfirmed(_))) => told,
+    };
+    if let Err(error) = told {
+        bail!(
+            "the record stands, but its event could not be published: {error}; the same command tries again"
+        );
+    }
+    Ok(())
+}
