@@ -41,6 +41,8 @@ pub fn least(names: &Names, results: &str) -> Permissions {
     let (given_up, result_queue) = (plain(&names.given_up()), plain(&names.results()));
     let below = |word: &str| format!("{exchange}\\.{word}\\..+");
     let (echo, shards, replies) = (below("echo"), below("shards"), below("replies"));
+    // What `fleet.mode: auto` is tried on, whoever declares the rest.
+    let probe = below("shards\\.probe");
     let shard_exchanges = format!("{exchange}\\.shards\\.[0-9]+");
     let waits = format!("{jobs}\\.wait\\..+");
     let default = plain(DEFAULT_EXCHANGE);
@@ -53,8 +55,8 @@ pub fn least(names: &Names, results: &str) -> Permissions {
     Permissions {
         emitter: patterns(&[&replies], &[&exchange, &shard_exchanges], &[&result_queue, &replies]),
         worker: patterns(
-            &[&echo],
-            &[&exchange, &shard_exchanges, &results, &default, &echo],
+            &[&echo, &probe],
+            &[&exchange, &shard_exchanges, &results, &default, &echo, &probe],
             &[&exchange, &jobs, &given_up, &shards, &echo],
         ),
         declaring_worker: patterns(

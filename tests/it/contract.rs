@@ -202,9 +202,13 @@ async fn a_declaring_worker_needs_no_more_than_its_rights() -> Result<()> {
     let vhost = "a_declaring_worker";
     let stack = stack(vhost).await?;
     let management = broker().await?.management().context("the management plugin")?;
-    let topology: Value = serde_json::from_str(&printed("topology", &stack.variables()).await?)?;
+    let mut variables = stack.variables();
+    variables.insert("RESTORE_WORKER__FLEET__MODE".into(), "sharded".into());
+    variables.insert("RESTORE_WORKER__FLEET__SHARDS".into(), "3".into());
+    let topology: Value = serde_json::from_str(&printed("topology", &variables).await?)?;
     let uri = user(management, &stack, vhost, "declaringWorker", &topology["permissionPatterns"]).await?;
-    let mut worker = stack.worker(binary(), &[("BROKER__URI", uri.as_str())]).await?;
+    let more = [("BROKER__URI", uri.as_str()), ("FLEET__MODE", "sharded"), ("FLEET__SHARDS", "3")];
+    let mut worker = stack.worker(binary(), &more).await?;
     let mut emitter = stack.emitter().await?;
     let mailbox = stack.mailbox("anna");
     stack.store("1.fts", &ItemSpec::mail(1, 3_000));

@@ -199,3 +199,29 @@ async fn a_lost_connection_is_made_anew() -> Result<()> {
     assert!(proxy.accepted() >= 3, "{} connections", proxy.accepted());
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sharded_fleets_jobs_go_to_their_shards() -> Result<()> {
+    let stack = stack("submit_to_shards").await?;
+    let sharded = [("FLEET__MODE", "sharded"), ("FLEET__SHARDS", "4")];
+    let mut worker = stack.worker(binary(), &sharded).await?;
+    let mailbox = stack.mailbox("anna");
+    let input = stack.dir().join("jobs.jsonl");
+    std::fs::write(&input, jsonl(jobs(&stack, 9, &mailbox)))?;
+    // The second thinks of a layout that is not there: its jobs take the way that everybody's take.
+    for (shards, through_the_intake) in [("4", "0"), ("5", "9")] {
+        let mut variables = stack.variables();
+        variables.insert("RESTORE_WORKER__FLEET__MODE".into(), "sharded".into());
+        variables.insert("RESTORE_WORKER__FLEET__SHARDS".into(), shards.into());
+        let arguments = ["submit", &input.display().to_string(), "--wait"];
+        let ended = command_with(&variables, &arguments, b"").await?;
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        assert_eq!(
+            worker.metric("restore_intake_total", &[]).await?.to_string(),
+            through_the_intake,
+            "{ended:?}"
+        );
+    }
+    assert_eq!(stack.exchange.items(&mailbox).len(), 9);
+    Ok(())
+}

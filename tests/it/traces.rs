@@ -89,6 +89,8 @@ async fn without_a_collector_the_event_carries_the_jobs_own_context() -> Result<
     let traced = headers(&[("traceparent", &traceparent)]);
     emitter.publish_raw(create_job("good", &mailbox, "good.fts").to_string().as_bytes(), traced).await?;
     assert_eq!(emitter.next_result().await?.headers["traceparent"], traceparent);
+    // Written when the event is confirmed, which may be after we have read it.
+    worker.logs("job ended").await?;
     let lines = worker.log_lines();
     let ended = lines.iter().find(|line| line["message"] == "job ended").context("a line")?;
     assert_eq!(ended["trace_id"], TRACE, "{ended:#}");

@@ -12,9 +12,9 @@ use super::{
 };
 use crate::{
     app::StartError,
-    broker::{PublishError, Submission},
+    broker::{Mode, PublishError, Submission, Wanted},
     cli::operator::{Trouble, told},
-    domain::{JobId, retry::Backoff},
+    domain::{JobId, Shard, retry::Backoff},
 };
 
 /// Delays between tries to publish one job.
@@ -38,10 +38,10 @@ impl Run {
             };
             let Some(line) = line else { break };
             self.last.fetch_max(line.number, Ordering::Relaxed);
-            let Some(id) = self.accept(&line) else { continue };
+            let Some((id, shard)) = self.accept(&line) else { continue };
             jobs += 1;
             if let (false, Ok(body)) = (self.has_result(&line, &id), line.text) {
-                on_their_way.push(self.publish_one(line.number, id, body));
+                on_their_way.push(self.publish_one(line.number, id, shard, body));
             }
         }
         while let Some(published) = on_their_way.next().await {
@@ -53,10 +53,12 @@ impl Run {
         Ok(())
     }
 
-    /// The job's id. A line that is no job is told, and left out.
-    fn accept(&self, line: &Line) -> Option<JobId> {
+    /// The job's id and, in a fleet that is sharded by name, its mailbox's shard. A line that is no job is told, and left out.
+    fn accept(&self, line: &Line) -> Option<(JobId, Option<Shard>)> {
+        let fleet = self.settings.broker.fleet;
+        let sharded = fleet.mode == Wanted::Is(Mode::Sharded);
         match parse(&self.parser, line) {
-            Ok(job) => Some(job.id),
+            Ok(job) => Some((job.id, sharded.then(|| fleet.shards.shard_of(&job.mailbox)))),
             Err(why) => {
                 let mut tally = held(&self.tally);
                 tally.refused += 1;
@@ -82,14 +84,21 @@ impl Run {
         true
     }
 
-    async fn publish_one(&self, line: u64, id: JobId, body: Vec<u8>) -> Result<(), StartError> {
+    async fn publish_one(
+        &self,
+        line: u64,
+        id: JobId,
+        shard: Option<Shard>,
+        body: Vec<u8>,
+    ) -> Result<(), StartError> {
         let correlation_id = self.queue.as_ref().map(|_| format!("{}/{line}", self.id));
-        let job = Submission {
+        let mut job = Submission {
             body: &body,
             job_id: id.as_str(),
             correlation_id: correlation_id.as_deref(),
             reply_to: self.queue.as_deref(),
             user_id: self.user.as_deref(),
+            shard,
         };
         let backoff = Backoff::try_new(AGAIN.0, AGAIN.1).expect("two constants in order");
         let deadline = Instant::now() + self.settings.startup_wait;
@@ -97,6 +106,10 @@ impl Run {
         for tries in 0.. {
             match self.broker.publisher().job(&job).await {
                 Ok(()) => break,
+                // No such layout (any more), or not for us: the intake knows the way.
+                Err(PublishError::Unroutable(_) | PublishError::Refused) if job.shard.take().is_some() => {
+                    continue;
+                }
                 Err(error @ PublishError::Unroutable(_)) => {
                     return Err(StartError::Configuration(format!(
                         "{error} (does a worker declare the queues?)"
