@@ -256,6 +256,7 @@ impl Pipeline {
         if !matches!(told, Next::Ack) {
             return told;
         }
+        let claim = claim.or_else(|| course.journey.claim.clone());
         self.dead_letter(course, Reason::OutcomeUnknown, &detail, claim.as_deref(), settlement).await
     }
 

@@ -159,6 +159,7 @@ impl Message {
             replay: small(header::REPLAY),
             submitted_by: self.0.user_id.clone().or_else(|| word(header::SUBMITTED_BY)),
             force: word(header::FORCE),
+            claim: word(header::CLAIM),
             imported: headers.and_then(|h| text(h, header::IMPORTED)).and_then(|t| parse_imported(&t)),
         }
     }
@@ -180,7 +181,10 @@ impl Message {
     ) -> BasicProperties {
         let mut headers = self.foreign_headers();
         // A letter waits for nobody; what it has spent is shown, what it waited for is over.
-        write_journey(&mut headers, &Journey { not_before: None, turn: None, ..journey.clone() });
+        write_journey(
+            &mut headers,
+            &Journey { not_before: None, turn: None, claim: None, ..journey.clone() },
+        );
         put_text(&mut headers, header::REASON, reason.as_str());
         put_text(&mut headers, header::DETAIL, detail);
         if let Some(claim) = claim {
@@ -257,6 +261,9 @@ fn write_journey(headers: &mut FieldTable, journey: &Journey) {
     }
     if let Some(force) = &journey.force {
         put_text(headers, header::FORCE, force);
+    }
+    if let Some(claim) = &journey.claim {
+        put_text(headers, header::CLAIM, claim);
     }
     if let Some(imported) = &journey.imported {
         put_text(headers, header::IMPORTED, &format!("{},{}", imported.item_id, imported.change_key));
@@ -380,6 +387,7 @@ mod tests {
             replay: 1,
             submitted_by: Some("anna".into()),
             force: Some("claim".into()),
+            claim: Some("claim".into()),
             imported: parse_imported("item,key"),
         };
         let first = Message::new(Vec::new(), &BasicProperties::default(), false);

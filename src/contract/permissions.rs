@@ -111,10 +111,10 @@ mod tests {
         let permissions = least(&Names::new("restore", None, None), "restore");
         assert_eq!(permissions.emitter.read, r"^(restore\.results|restore\.replies\..+)$");
         assert_eq!(permissions.emitter.write, r"^(restore|restore\.shards\.[0-9]+)$");
-        assert_eq!(permissions.worker.configure, r"^(restore\.echo\..+)$");
+        assert_eq!(permissions.worker.configure, r"^(restore\.echo\..+|restore\.shards\.probe\..+)$");
         assert_eq!(
             permissions.worker.write,
-            r"^(restore|restore\.shards\.[0-9]+|amq\.default|restore\.echo\..+)$"
+            r"^(restore|restore\.shards\.[0-9]+|amq\.default|restore\.echo\..+|restore\.shards\.probe\..+)$"
         );
         assert_eq!(
             (&*permissions.operator.configure, &*permissions.operator.read),

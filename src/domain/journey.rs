@@ -23,11 +23,19 @@ pub struct Journey {
     pub submitted_by: Option<String>,
     /// Claim id of the unknown record against which one new import is allowed.
     pub force: Option<String>,
+    /// Claim id of the unknown record that the job's dead letter was written for.
+    pub claim: Option<String>,
     /// An import that only its record misses.
     pub imported: Option<Imported>,
 }
 
 impl Journey {
+    /// Whether the job's import is known to be in doubt, whatever became of its record, and nobody allowed another one.
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        self.claim.is_some() && self.claim != self.force
+    }
+
     /// The first step of a further round: attempts and parked time begin anew, and nothing is waited for. `force` is the claim
     /// of the unknown record against which this round may import once more.
     #[must_use]
@@ -59,15 +67,18 @@ mod tests {
             replay: 1,
             submitted_by: Some("anna".into()),
             force: Some("used".into()),
+            claim: Some("claim".into()),
             imported: None,
         };
         let expected = Journey {
             first_received: UnixMillis(3),
             replay: 2,
             submitted_by: Some("anna".into()),
+            claim: Some("claim".into()),
             ..Journey::default()
         };
         assert_eq!(spent.replayed(None), expected);
+        assert!(spent.replayed(None).is_in_doubt() && !spent.replayed(Some("claim".into())).is_in_doubt());
         assert_eq!(spent.replayed(Some("claim".into())).force.as_deref(), Some("claim"));
     }
 }

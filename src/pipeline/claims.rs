@@ -37,6 +37,10 @@ impl Pipeline {
             return Ok(());
         }
         self.read(ledger, course).await?;
+        if course.record().is_none() && course.journey.is_in_doubt() {
+            let what = "the record of an import whose outcome is unknown is gone";
+            return Err(End::Undecidable { failure: Failure::new(Reason::OutcomeUnknown, what), seen: None });
+        }
         self.admitted(course).await
     }
 

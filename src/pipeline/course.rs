@@ -97,6 +97,7 @@ impl Course {
             || journey.replay > 0
             || journey.not_before.is_some()
             || journey.force.is_some()
+            || journey.claim.is_some()
             || matches!(self.known, Known::Read(_))
     }
 

@@ -345,6 +345,29 @@ async fn unknown_is_told_again_until_its_claim_is_forced() -> Result<()> {
     Ok(())
 }
 
+/// A letter sent back by hand, its record expired: only who names its claim may import again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_whose_record_is_gone_stays_in_doubt() -> Result<()> {
+    let stack = stack("an_unknown_whose_record_is_gone").await?;
+    let worker = quick_worker(&stack).await?;
+    let mut emitter = stack.emitter().await?;
+    let mailbox = stack.mailbox("anna");
+    stack.store("1.fts", &ItemSpec::mail(1, 10_000));
+    let job = create_job("j-1", &mailbox, "1.fts").to_string();
+    let by_hand = [("restore-claim", "claim-1"), ("restore-reason", "outcome_unknown")];
+    emitter.publish_raw(job.as_bytes(), headers(&by_hand)).await?;
+    let event = told(&mut emitter, &worker).await?;
+    assert_eq!((&event["status"], &event["error"]["code"]), (&json!("unknown"), &json!("outcome_unknown")));
+    assert_eq!(stack.exchange.requests(Operation::Import), 0);
+    let letter = emitter.dead_letters(1).await?.remove(0);
+    assert_eq!(letter.headers["restore-claim"], "claim-1");
+    let forced = [("restore-claim", "claim-1"), ("restore-force", "claim-1"), ("restore-replay", "1")];
+    emitter.publish_raw(job.as_bytes(), headers(&forced)).await?;
+    assert_eq!(told(&mut emitter, &worker).await?["status"], "succeeded");
+    assert_eq!(stack.exchange.items(&mailbox).len(), 1);
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replay_opens_a_new_round_for_failed() -> Result<()> {
     let stack = stack("a_replay_opens_a_new_round").await?;
