@@ -78,10 +78,6 @@ impl Letter {
     }
 }
 
-/// How often, and in what steps, it is waited for letters that were given back: a second.
-const LOOKS: u32 = 40;
-const BETWEEN_LOOKS: std::time::Duration = std::time::Duration::from_millis(25);
-
 /// The letters that lay in the queue at the start.
 #[derive(Debug)]
 pub struct Letters {
@@ -144,30 +140,15 @@ impl Letters {
 
     /// Lets go of everything that was not removed: it goes back to its place. What was removed is gone for good after this.
     pub async fn end(self) {
-        // One by one: a channel that only closes gives them back in an order of the broker's own (seen on 3.10).
-        let tags = std::mem::take(&mut *self.held.tags());
-        for tag in &tags {
-            let requeue = BasicNackOptions { requeue: true, multiple: false };
-            if self.channel.basic_nack(*tag, requeue).await.is_err() {
-                break;
+        // In one word: a channel that only closes gives them back in an order of the broker's own, and of many single words the
+        // last wait for the first to be done, and meet the close (both seen on 3.10).
+        let last = self.held.tags().iter().max().copied();
+        if let Some(last) = last {
+            let requeue = BasicNackOptions { requeue: true, multiple: true };
+            if let Err(error) = self.channel.basic_nack(last, requeue).await {
+                tracing::debug!(%error, "the connection was lost: the broker takes the letters back");
             }
         }
-        self.until_back(tags.len()).await;
         close(&self.channel).await;
-    }
-
-    /// Waits, not for long, until the queue has what was given back: what it has not when the channel closes, it takes back in
-    /// that order of its own.
-    async fn until_back(&self, count: usize) {
-        let queue = self.broker.names().dead_letters();
-        let passive = QueueDeclareOptions { passive: true, durable: true, ..Default::default() };
-        for _ in 0..LOOKS {
-            match self.channel.queue_declare(cut(queue), passive, FieldTable::default()).await {
-                Ok(declared) if usize::try_from(declared.message_count()).is_ok_and(|n| n < count) => {
-                    tokio::time::sleep(BETWEEN_LOOKS).await;
-                }
-                Ok(_) | Err(_) => return,
-            }
-        }
     }
 }
