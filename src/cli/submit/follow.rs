@@ -101,7 +101,8 @@ impl Run {
         for reply in replies {
             let line = reply.correlation_id.as_deref().and_then(|id| self.line(id));
             let (Some(line), Some(told)) = (line, Told::read(&reply.body)) else { continue };
-            if !held(&self.bits).set(line) {
+            // A run that was killed has written it and not acked it: the publisher counts it at its line.
+            if self.finished.end(&told.job_id).is_some() || !held(&self.bits).set(line) {
                 continue;
             }
             if let Some(results) = results.as_mut() {
