@@ -7,6 +7,7 @@
 mod connection;
 mod consumer;
 mod letters;
+mod loss;
 mod message;
 mod publisher;
 mod replies;
@@ -14,6 +15,7 @@ mod shards;
 pub mod topology;
 
 use std::{
+    io,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -141,6 +143,17 @@ fn amqp_code(error: &lapin::Error) -> Option<u16> {
     if let lapin::ErrorKind::ProtocolError(error) = error.kind() { Some(error.get_id()) } else { None }
 }
 
+/// How long the broker may take to answer one request.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The answer to a request, or an error like a lost connection's ([`loss`] says why there may be none).
+async fn answered<T>(request: impl Future<Output = lapin::Result<T>>) -> lapin::Result<T> {
+    tokio::time::timeout(ANSWER_TIMEOUT, request).await.unwrap_or_else(|_| {
+        let why = format!("no answer within {} s", ANSWER_TIMEOUT.as_secs());
+        Err(io::Error::new(io::ErrorKind::TimedOut, why).into())
+    })
+}
+
 /// The broker, as the worker uses it. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Broker {
@@ -246,7 +259,7 @@ impl Broker {
     pub async fn close(&self) {
         let connection = self.state.connection.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(connection) = connection
-            && let Err(error) = connection.close(200, message::short("done")).await
+            && let Err(error) = answered(connection.close(200, message::short("done"))).await
         {
             tracing::debug!(%error, "the consuming connection was gone already");
         }

@@ -2,18 +2,18 @@
 //! lost. Never deaf: an echo through the consuming channel proves that it still hears.
 
 use std::{
-    pin::{Pin, pin},
+    pin::Pin,
     sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
 use futures_util::{
-    Stream, StreamExt as _,
+    Stream, StreamExt as _, TryStreamExt as _,
     future::{ready, try_join_all},
-    stream::{SelectAll, once},
+    stream::{self, SelectAll, once},
 };
 use lapin::{
-    Acker, Channel, Connection, Consumer, Event,
+    Acker, Channel, Connection, Consumer,
     message::Delivery,
     options::{
         BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
@@ -28,7 +28,8 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    Broker, BrokerError, Message, PublishError, Publisher, amqp_code,
+    Broker, BrokerError, Message, PublishError, Publisher, amqp_code, answered,
+    loss::{ConnectionLost, LossWatch},
     message::{cut, short},
     shards::{COUNT_EVERY, consumer},
     topology,
@@ -98,13 +99,13 @@ pub enum Settled {
 impl Settlement {
     /// Ends the message.
     pub async fn ack(self) -> Settled {
-        sent(&self.acker.ack(BasicAckOptions::default()).await)
+        sent(&answered(self.acker.ack(BasicAckOptions::default())).await)
     }
 
     /// Gives the message back to its queue as it came.
     pub async fn give_back(self) -> Settled {
         self.metrics.deliveries.with_label_values(&["returned"]).inc();
-        sent(&self.acker.nack(BasicNackOptions { requeue: true, multiple: false }).await)
+        sent(&answered(self.acker.nack(BasicNackOptions { requeue: true, multiple: false })).await)
     }
 
     /// Whether the channel is gone, so that nothing can be settled any more.
@@ -162,6 +163,12 @@ impl From<BrokerError> for Lost {
     }
 }
 
+impl From<ConnectionLost> for Lost {
+    fn from(lost: ConnectionLost) -> Self {
+        Self::Connection(lost.0)
+    }
+}
+
 impl From<lapin::Error> for Lost {
     fn from(error: lapin::Error) -> Self {
         match amqp_code(&error) {
@@ -214,22 +221,18 @@ impl Broker {
     ) -> Result<(), Lost> {
         let connection =
             Arc::new(self.settings.address.connect(&self.settings.connection_name("consume")).await?);
-        topology::ensure(&connection, &self.settings.names, &self.settings.tiers, self.settings.declare)
-            .await?;
-        self.publisher.connection().await?;
-        self.keep(&connection);
-        let mut events = pin!(connection.events_listener());
-        let mut echo = Echo::prepare(&connection, &self.settings, self.publisher.clone()).await?;
-        let shards = self.shards(&connection).await?;
+        let mut watch = LossWatch::of(&connection);
+        let (mut echo, shards) = watch.unless_lost(self.prepare(&connection)).await?;
         self.metrics.broker_connected.set(1);
         loop {
             if *intent.borrow_and_update() == Intent::Run {
-                let mut hearing = Hearing::begin(self, &connection, &shards).await?;
+                let beginning = Hearing::begin(self, &connection, &shards);
+                let mut hearing = watch.unless_lost(beginning).await?;
                 self.state.consuming.store(true, Ordering::Relaxed);
                 *failures = 0;
                 info!(queue = self.settings.names.jobs(), shards = shards.len(), "consuming");
                 let heard =
-                    self.hear(&connection, &mut hearing, intent, deliveries, &mut events, &mut echo).await;
+                    self.hear(&connection, &mut hearing, intent, deliveries, &mut watch, &mut echo).await;
                 self.state.consuming.store(false, Ordering::Relaxed);
                 heard?;
                 hearing.end(self).await;
@@ -240,10 +243,20 @@ impl Broker {
                 Intent::Pause => {}
             }
             tokio::select! {
-                event = events.next() => note(event)?,
+                lost = watch.lost() => return Err(lost.into()),
                 _ = intent.changed() => {}
             }
         }
+    }
+
+    /// Makes sure of everything that consuming needs.
+    async fn prepare(&self, connection: &Arc<Connection>) -> Result<(Echo, Vec<Shard>), Lost> {
+        let settings = &self.settings;
+        topology::ensure(connection, &settings.names, &settings.tiers, settings.declare).await?;
+        self.publisher.connection().await?;
+        self.keep(connection);
+        let echo = Echo::prepare(connection, settings, self.publisher.clone()).await?;
+        Ok((echo, self.shards(connection).await?))
     }
 
     /// Keeps the connection for acks, and lets the one before go.
@@ -259,17 +272,17 @@ impl Broker {
         hearing: &mut Hearing,
         intent: &mut watch::Receiver<Intent>,
         deliveries: &mpsc::Sender<Envelope>,
-        events: &mut (impl Stream<Item = Event> + Unpin),
+        watch: &mut LossWatch,
         echo: &mut Echo,
     ) -> Result<(), Lost> {
         loop {
             let (source, delivery) = tokio::select! {
                 biased;
                 _ = intent.changed() => return Ok(()),
-                event = events.next() => { note(event)?; continue; }
+                lost = watch.lost() => return Err(lost.into()),
                 heard = echo.turn(&self.state.deaf) => { heard?; continue; }
                 _ = hearing.counts.tick(), if !hearing.alone => {
-                    self.look_for_company(connection).await?;
+                    watch.unless_lost(async { Ok::<_, Lost>(self.look_for_company(connection).await?) }).await?;
                     continue;
                 }
                 // The intake last: what is handed on must not keep away what can be done.
@@ -280,10 +293,15 @@ impl Broker {
                 self.note_delivery(shard);
             }
             let envelope = self.envelope(source, delivery);
-            let permit = tokio::select! {
-                biased;
-                permit = deliveries.reserve() => permit.ok(),
-                _ = intent.changed() => None,
+            // The worker may be full for long: the echo, which holds a place among its publishes, goes on meanwhile.
+            let permit = loop {
+                tokio::select! {
+                    biased;
+                    permit = deliveries.reserve() => break permit.ok(),
+                    _ = intent.changed() => break None,
+                    lost = watch.lost() => return Err(lost.into()),
+                    heard = echo.turn(&self.state.deaf) => heard?,
+                }
             };
             let Some(permit) = permit else {
                 envelope.settlement.give_back().await;
@@ -324,24 +342,6 @@ fn now() -> UnixMillis {
     UnixMillis(i64::try_from(now).unwrap_or(i64::MAX))
 }
 
-fn note(event: Option<Event>) -> Result<(), Lost> {
-    match event {
-        None => Err(Lost::Connection("its events ended".into())),
-        // A channel's own trouble shows at its consumer.
-        Some(Event::Error(error)) if amqp_code(&error).is_some() => Ok(()),
-        Some(Event::Error(error)) => Err(error.into()),
-        Some(Event::ConnectionBlocked(why)) => {
-            warn!(why, "the broker blocks this connection");
-            Ok(())
-        }
-        Some(Event::ConnectionUnblocked) => {
-            info!("the broker no longer blocks this connection");
-            Ok(())
-        }
-        Some(_) => Ok(()),
-    }
-}
-
 type Tagged = Pin<Box<dyn Stream<Item = (Source, Option<lapin::Result<Delivery>>)> + Send>>;
 
 /// The consumers of one intent to run.
@@ -360,18 +360,20 @@ struct Hearing {
 impl Hearing {
     /// Prefetch counts for each consumer that begins after it was set.
     async fn begin(broker: &Broker, connection: &Connection, shards: &[Shard]) -> Result<Self, Lost> {
-        let channel = connection.create_channel().await?;
+        let channel = answered(connection.create_channel()).await?;
         let (names, fleet) = (&broker.settings.names, broker.settings.fleet);
-        channel.basic_qos(GIVEN_UP_PREFETCH, BasicQosOptions::default()).await?;
+        answered(channel.basic_qos(GIVEN_UP_PREFETCH, BasicQosOptions::default())).await?;
         let mut others = vec![(Source::GivenUp, consumer(&channel, &names.given_up(), 0).await?)];
-        channel.basic_qos(fleet.prefetch, BasicQosOptions::default()).await?;
+        answered(channel.basic_qos(fleet.prefetch, BasicQosOptions::default())).await?;
         let worker = &broker.settings.worker;
-        let begun = shards.iter().map(async |shard| {
-            let consumer = consumer(&channel, &names.shard(*shard), shard.priority(worker)).await?;
-            Ok::<_, lapin::Error>((Source::Shard(*shard), consumer))
+        let begun = stream::iter(shards.to_vec()).map(|shard| {
+            let (channel, queue, priority) = (channel.clone(), names.shard(shard), shard.priority(worker));
+            async move {
+                Ok::<_, lapin::Error>((Source::Shard(shard), consumer(&channel, &queue, priority).await?))
+            }
         });
-        others.extend(try_join_all(begun).await?);
-        channel.basic_qos(broker.settings.prefetch, BasicQosOptions::default()).await?;
+        others.extend(begun.buffered(topology::AT_ONCE).try_collect::<Vec<_>>().await?);
+        answered(channel.basic_qos(broker.settings.prefetch, BasicQosOptions::default())).await?;
         let jobs = consumer(&channel, names.jobs(), 0).await?;
         let consumers = others.iter().map(|(_, consumer)| consumer.clone()).chain([jobs.clone()]).collect();
         let tagged = |(source, consumer): (Source, Consumer)| -> Tagged {
@@ -434,22 +436,16 @@ impl Echo {
         settings: &super::Settings,
         publisher: Publisher,
     ) -> Result<Self, Lost> {
-        let channel = connection.create_channel().await?;
+        let channel = answered(connection.create_channel()).await?;
         let queue = settings.names.echo(&uuid::Uuid::new_v4().to_string());
         let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
-        channel.queue_declare(cut(&queue), options, FieldTable::default()).await?;
+        answered(channel.queue_declare(cut(&queue), options, FieldTable::default())).await?;
         let exchange = cut(settings.names.exchange());
-        channel
-            .queue_bind(
-                cut(&queue),
-                exchange,
-                cut(&queue),
-                QueueBindOptions::default(),
-                FieldTable::default(),
-            )
-            .await?;
+        let (binding, arguments) = (QueueBindOptions::default(), FieldTable::default());
+        answered(channel.queue_bind(cut(&queue), exchange, cut(&queue), binding, arguments)).await?;
         let options = BasicConsumeOptions { no_ack: true, exclusive: true, ..Default::default() };
-        let consumer = channel.basic_consume(cut(&queue), short(""), options, FieldTable::default()).await?;
+        let consumer = channel.basic_consume(cut(&queue), short(""), options, FieldTable::default());
+        let consumer = answered(consumer).await?;
         let mut ticks = interval(ECHO_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self { queue, consumer, _channel: channel, publisher, ticks, sending: None, owed_since: None })

@@ -11,7 +11,7 @@ use lapin::{
     types::FieldTable,
 };
 
-use super::{Broker, BrokerError, Message, message::cut, topology::close};
+use super::{Broker, BrokerError, Message, answered, message::cut, topology::close};
 use crate::{
     contract::Malformed,
     domain::{RestoreJob, UnixMillis},
@@ -67,7 +67,7 @@ impl Letter {
     /// # Errors
     /// [`BrokerError::Unavailable`]: the connection is lost, and the letter lies in its queue as before.
     pub async fn remove(&self) -> Result<(), BrokerError> {
-        match self.acker.ack(BasicAckOptions::default()).await {
+        match answered(self.acker.ack(BasicAckOptions::default())).await {
             Ok(true) => {
                 self.held.remove(self.tag);
                 Ok(())
@@ -93,11 +93,10 @@ impl Broker {
     /// # Errors
     /// [`BrokerError`].
     pub async fn letters(&self) -> Result<Letters, BrokerError> {
-        let channel = self.publisher().connection().await?.create_channel().await?;
+        let channel = answered(self.publisher().connection().await?.create_channel()).await?;
         let queue = self.names().dead_letters();
         let passive = QueueDeclareOptions { passive: true, durable: true, ..Default::default() };
-        let declared = channel
-            .queue_declare(cut(queue), passive, FieldTable::default())
+        let declared = answered(channel.queue_declare(cut(queue), passive, FieldTable::default()))
             .await
             .map_err(|e| BrokerError::queue(queue, e))?;
         Ok(Letters { broker: self.clone(), channel, left: declared.message_count(), held: Held::default() })
@@ -120,9 +119,7 @@ impl Letters {
             return Ok(None);
         }
         let queue = self.broker.names().dead_letters();
-        let got = self
-            .channel
-            .basic_get(cut(queue), BasicGetOptions { no_ack: false })
+        let got = answered(self.channel.basic_get(cut(queue), BasicGetOptions { no_ack: false }))
             .await
             .map_err(|e| BrokerError::queue(queue, e))?;
         let Some(got) = got else {
@@ -145,7 +142,7 @@ impl Letters {
         let last = self.held.tags().iter().max().copied();
         if let Some(last) = last {
             let requeue = BasicNackOptions { requeue: true, multiple: true };
-            if let Err(error) = self.channel.basic_nack(last, requeue).await {
+            if let Err(error) = answered(self.channel.basic_nack(last, requeue)).await {
                 tracing::debug!(%error, "the connection was lost: the broker takes the letters back");
             }
         }

@@ -4,10 +4,14 @@
 //! A pool of channels gives the throughput. A channel whose confirm did not come in time is closed, never used again.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use futures_util::{
+    FutureExt as _,
+    future::{BoxFuture, Shared},
+};
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection,
     options::{BasicPublishOptions, ConfirmSelectOptions},
@@ -16,7 +20,7 @@ use tokio::sync::Semaphore;
 use tracing::{debug, info};
 
 use super::{
-    BrokerError, Settings, amqp_code,
+    BrokerError, Settings, amqp_code, answered,
     message::{Message, PERSISTENT, cut, put_text, short},
 };
 use crate::{
@@ -94,6 +98,9 @@ pub struct Submission<'a> {
     pub shard: Option<Shard>,
 }
 
+/// A connection on its way: whoever waits for it drives it, so that nobody waits for one who is not polled.
+type Connecting = Shared<BoxFuture<'static, Result<Arc<Connection>, BrokerError>>>;
+
 /// The publishing connection and its channels. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Publisher(Arc<Inner>);
@@ -103,7 +110,8 @@ struct Inner {
     settings: Arc<Settings>,
     metrics: Arc<Metrics>,
     permits: Semaphore,
-    connection: tokio::sync::Mutex<Option<Arc<Connection>>>,
+    connection: Mutex<Option<Arc<Connection>>>,
+    connecting: Mutex<Option<Connecting>>,
     idle: Mutex<Vec<Channel>>,
 }
 
@@ -113,7 +121,8 @@ impl Publisher {
             permits: Semaphore::new(settings.publish_channels),
             settings,
             metrics,
-            connection: tokio::sync::Mutex::new(None),
+            connection: Mutex::new(None),
+            connecting: Mutex::new(None),
             idle: Mutex::new(Vec::new()),
         }))
     }
@@ -236,13 +245,14 @@ impl Publisher {
     /// Whether the connection stands (it is made when first needed).
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        self.0.connection.try_lock().is_ok_and(|c| c.as_ref().is_some_and(|c| c.status().connected()))
+        self.standing().is_some()
     }
 
     /// Closes the connection; what was confirmed is safe.
     pub async fn close(&self) {
-        if let Some(connection) = self.0.connection.lock().await.take()
-            && let Err(error) = connection.close(200, short("done")).await
+        let connection = held(&self.0.connection).take();
+        if let Some(connection) = connection
+            && let Err(error) = answered(connection.close(200, short("done"))).await
         {
             debug!(%error, "the publishing connection was gone already");
         }
@@ -315,8 +325,7 @@ impl Publisher {
             // Nothing is written on it, the opening of a channel included.
             return Err(BrokerError::Unavailable("the publishing connection is blocked".into()));
         }
-        while let Some(channel) = self.0.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop()
-        {
+        while let Some(channel) = held(&self.0.idle).pop() {
             if channel.status().connected() {
                 return Ok(channel);
             }
@@ -327,25 +336,51 @@ impl Publisher {
     }
 
     fn give_back(&self, channel: Channel) {
-        self.0.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(channel);
+        held(&self.0.idle).push(channel);
     }
 
-    /// The connection, made anew if it is lost: by one caller, while the others wait for it.
+    /// The connection, made anew if it is lost: once for all who ask.
     pub(super) async fn connection(&self) -> Result<Arc<Connection>, BrokerError> {
-        let mut current = self.0.connection.lock().await;
-        if let Some(connection) = current.as_ref().filter(|c| c.status().connected()) {
-            return Ok(Arc::clone(connection));
+        if let Some(connection) = self.standing() {
+            return Ok(connection);
         }
-        let again = current.take().is_some();
-        let connection =
-            Arc::new(self.0.settings.address.connect(&self.0.settings.connection_name("publish")).await?);
-        if again {
+        let connecting = held(&self.0.connecting)
+            .get_or_insert_with(|| {
+                let publisher = self.clone();
+                async move { publisher.connect().await }.boxed().shared()
+            })
+            .clone();
+        connecting.await
+    }
+
+    fn standing(&self) -> Option<Arc<Connection>> {
+        held(&self.0.connection).as_ref().filter(|c| c.status().connected()).cloned()
+    }
+
+    async fn connect(&self) -> Result<Arc<Connection>, BrokerError> {
+        // Another may have been made between the caller's look and this.
+        let connected = match self.standing() {
+            Some(connection) => Ok(connection),
+            None => self.connect_anew().await,
+        };
+        *held(&self.0.connecting) = None;
+        connected
+    }
+
+    async fn connect_anew(&self) -> Result<Arc<Connection>, BrokerError> {
+        let name = self.0.settings.connection_name("publish");
+        let connection = Arc::new(self.0.settings.address.connect(&name).await?);
+        if held(&self.0.connection).replace(Arc::clone(&connection)).is_some() {
             self.0.metrics.broker_reconnects.with_label_values(&["publish_connection_lost"]).inc();
             info!("the publishing connection stands again");
         }
-        *current = Some(Arc::clone(&connection));
         Ok(connection)
     }
+}
+
+/// A lock that is held for an instant only.
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn is_refusal(error: &lapin::Error) -> bool {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream::ReadyChunks};
 use lapin::{
-    Channel, Consumer,
+    Channel, Connection, Consumer,
     options::{
         BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions, QueueDeleteOptions,
     },
@@ -15,7 +15,8 @@ use lapin::{
 };
 
 use super::{
-    Broker, BrokerError,
+    Broker, BrokerError, answered,
+    loss::LossWatch,
     message::{cut, short},
 };
 
@@ -41,6 +42,8 @@ pub struct Replies {
     channel: Channel,
     queue: String,
     consumer: ReadyChunks<Consumer>,
+    /// A consumer that was registered while its connection ended does not hear of it.
+    watch: LossWatch,
     /// The last delivery that was handed out and not acked.
     last: Option<u64>,
 }
@@ -51,21 +54,33 @@ impl Broker {
     /// # Errors
     /// [`BrokerError`].
     pub async fn replies(&self, queue: &str) -> Result<Replies, BrokerError> {
-        let told = |error| BrokerError::queue(queue, error);
-        let channel = self.publisher().connection().await?.create_channel().await?;
-        let mut arguments = FieldTable::default();
-        arguments.insert(short("x-queue-type"), AMQPValue::LongString("quorum".into()));
-        let expires = i64::try_from(FORGOTTEN.as_millis()).unwrap_or(i64::MAX);
-        arguments.insert(short("x-expires"), AMQPValue::LongLongInt(expires));
-        let durable = QueueDeclareOptions { durable: true, ..Default::default() };
-        channel.queue_declare(cut(queue), durable, arguments).await.map_err(told)?;
-        channel.basic_qos(PREFETCH, BasicQosOptions::default()).await.map_err(told)?;
-        let consumer = channel
-            .basic_consume(cut(queue), short(""), BasicConsumeOptions::default(), FieldTable::default())
-            .await
-            .map_err(told)?;
-        Ok(Replies { channel, queue: queue.to_owned(), consumer: consumer.ready_chunks(CHUNK), last: None })
+        let connection = self.publisher().connection().await?;
+        let mut watch = LossWatch::of(&connection);
+        let (channel, consumer) = watch.unless_lost(begin(&connection, queue)).await?;
+        Ok(Replies {
+            channel,
+            queue: queue.to_owned(),
+            consumer: consumer.ready_chunks(CHUNK),
+            watch,
+            last: None,
+        })
     }
+}
+
+async fn begin(connection: &Connection, queue: &str) -> Result<(Channel, Consumer), BrokerError> {
+    let told = |error| BrokerError::queue(queue, error);
+    let channel = answered(connection.create_channel()).await?;
+    let mut arguments = FieldTable::default();
+    arguments.insert(short("x-queue-type"), AMQPValue::LongString("quorum".into()));
+    let expires = i64::try_from(FORGOTTEN.as_millis()).unwrap_or(i64::MAX);
+    arguments.insert(short("x-expires"), AMQPValue::LongLongInt(expires));
+    let durable = QueueDeclareOptions { durable: true, ..Default::default() };
+    answered(channel.queue_declare(cut(queue), durable, arguments)).await.map_err(told)?;
+    answered(channel.basic_qos(PREFETCH, BasicQosOptions::default())).await.map_err(told)?;
+    let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
+    let consumer = channel.basic_consume(cut(queue), short(""), options, arguments);
+    let consumer = answered(consumer).await.map_err(told)?;
+    Ok((channel, consumer))
 }
 
 impl Replies {
@@ -74,8 +89,9 @@ impl Replies {
     /// # Errors
     /// When the connection is lost: what was not acked comes again on the next one.
     pub async fn next(&mut self) -> Result<Vec<Reply>, BrokerError> {
-        let lost = || BrokerError::Unavailable("the reply queue's consumer ended".into());
-        let deliveries = self.consumer.next().await.ok_or_else(lost)?;
+        let ended = || BrokerError::Unavailable("the reply queue's consumer ended".into());
+        let (consumer, watch) = (&mut self.consumer, &mut self.watch);
+        let deliveries = watch.unless_lost(async { consumer.next().await.ok_or_else(ended) }).await?;
         let mut replies = Vec::with_capacity(deliveries.len());
         for delivery in deliveries {
             let delivery = delivery?;
@@ -92,7 +108,9 @@ impl Replies {
     /// When the connection is lost.
     pub async fn ack(&mut self) -> Result<(), BrokerError> {
         match self.last.take() {
-            Some(last) => Ok(self.channel.basic_ack(last, BasicAckOptions { multiple: true }).await?),
+            Some(last) => {
+                Ok(answered(self.channel.basic_ack(last, BasicAckOptions { multiple: true })).await?)
+            }
             None => Ok(()),
         }
     }
@@ -102,7 +120,7 @@ impl Replies {
     /// # Errors
     /// [`BrokerError`].
     pub async fn remove(self) -> Result<(), BrokerError> {
-        self.channel.queue_delete(cut(&self.queue), QueueDeleteOptions::default()).await?;
+        answered(self.channel.queue_delete(cut(&self.queue), QueueDeleteOptions::default())).await?;
         Ok(())
     }
 

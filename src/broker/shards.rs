@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use super::{
-    Broker, BrokerError, Source,
+    Broker, BrokerError, Source, answered,
     message::{cut, short},
     topology,
 };
@@ -194,13 +194,13 @@ impl Broker {
 
     /// Whether this broker prefers the consumer of higher priority: tried, since no version number says so.
     async fn probe(&self, connection: &Connection) -> Result<Mode, BrokerError> {
-        let channel = connection.create_channel().await?;
+        let channel = answered(connection.create_channel()).await?;
         let queue = self.settings.names.probe(&uuid::Uuid::new_v4().to_string());
         let probed = self.probe_on(&channel, &queue).await;
         // First the channel with its consumers: 3.10 fails over the cancel of a consumer whose queue is gone.
         topology::close(&channel).await;
-        if let Ok(channel) = connection.create_channel().await {
-            if channel.queue_delete(cut(&queue), QueueDeleteOptions::default()).await.is_err() {
+        if let Ok(channel) = answered(connection.create_channel()).await {
+            if answered(channel.queue_delete(cut(&queue), QueueDeleteOptions::default())).await.is_err() {
                 debug!(queue, "the probe's queue is left to expire");
             }
             topology::close(&channel).await;
@@ -220,10 +220,11 @@ impl Broker {
         arguments.insert(short(topology::SINGLE_ACTIVE_CONSUMER), AMQPValue::Boolean(true));
         arguments.insert(short("x-expires"), AMQPValue::LongLongInt(PROBE_EXPIRES));
         let options = QueueDeclareOptions { durable: true, ..Default::default() };
-        channel.queue_declare(cut(queue), options, arguments).await?;
+        answered(channel.queue_declare(cut(queue), options, arguments)).await?;
         let exchange = cut(self.settings.names.exchange());
         let binding = QueueBindOptions::default();
-        channel.queue_bind(cut(queue), exchange, cut(queue), binding, FieldTable::default()).await?;
+        answered(channel.queue_bind(cut(queue), exchange, cut(queue), binding, FieldTable::default()))
+            .await?;
         let mut low = consumer(channel, queue, 0).await?;
         let mut high = consumer(channel, queue, 1).await?;
         let published = self.publisher.echo(queue, b"probe").await;
@@ -246,5 +247,5 @@ impl Broker {
 pub(super) async fn consumer(channel: &Channel, queue: &str, priority: u16) -> lapin::Result<Consumer> {
     let mut arguments = FieldTable::default();
     arguments.insert(short("x-priority"), AMQPValue::LongInt(priority.into()));
-    channel.basic_consume(cut(queue), short(""), BasicConsumeOptions::default(), arguments).await
+    answered(channel.basic_consume(cut(queue), short(""), BasicConsumeOptions::default(), arguments)).await
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tracing::warn;
 
 use super::{
-    BrokerError, MISSING, amqp_code,
+    BrokerError, MISSING, amqp_code, answered,
     message::{cut, short},
 };
 use crate::{
@@ -183,8 +183,8 @@ pub async fn ensure(
     Ok(())
 }
 
-/// Declarations under way at once: a layout has up to thousands of queues.
-const AT_ONCE: usize = 16;
+/// Requests under way at once: a layout has up to thousands of queues.
+pub(super) const AT_ONCE: usize = 16;
 
 /// Makes sure of a sharded layout, after [`ensure`].
 ///
@@ -232,9 +232,9 @@ pub(super) async fn existing_shards(
 /// # Errors
 /// When the broker cannot be asked.
 pub(super) async fn workers(connection: &Connection, names: &Names) -> Result<u32, BrokerError> {
-    let channel = connection.create_channel().await?;
+    let channel = answered(connection.create_channel()).await?;
     let options = QueueDeclareOptions { passive: true, durable: true, ..Default::default() };
-    let declared = channel.queue_declare(cut(names.jobs()), options, FieldTable::default()).await;
+    let declared = answered(channel.queue_declare(cut(names.jobs()), options, FieldTable::default())).await;
     close(&channel).await;
     Ok(declared?.consumer_count())
 }
@@ -268,13 +268,14 @@ pub async fn check(
 async fn ensure_exchange(connection: &Connection, name: &str, declare: Declare) -> Result<(), BrokerError> {
     let passive = ExchangeDeclareOptions { passive: true, durable: true, ..Default::default() };
     let declared = |channel: Channel, options| async move {
-        channel.exchange_declare(cut(name), ExchangeKind::Direct, options, FieldTable::default()).await
+        let arguments = FieldTable::default();
+        answered(channel.exchange_declare(cut(name), ExchangeKind::Direct, options, arguments)).await
     };
-    match declared(connection.create_channel().await?, passive).await {
+    match declared(answered(connection.create_channel()).await?, passive).await {
         Ok(()) => Ok(()),
         Err(error) if declare == Declare::Missing && is_missing(&error) => {
             let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
-            Ok(declared(connection.create_channel().await?, durable).await?)
+            Ok(declared(answered(connection.create_channel()).await?, durable).await?)
         }
         Err(error) => Err(BrokerError::topology("exchange", name, error)),
     }
@@ -300,24 +301,25 @@ async fn ensure_queue(connection: &Connection, queue: &Queue, declare: Declare) 
         }
         warn!(queue = queue.name, error = %error, "the queue has other arguments than this worker would give it; it is used as it is");
     }
-    let channel = connection.create_channel().await?;
+    let channel = answered(connection.create_channel()).await?;
     let (name, exchange, key) = (cut(&queue.name), cut(&queue.exchange), cut(&queue.key));
-    channel.queue_bind(name, exchange, key, QueueBindOptions::default(), FieldTable::default()).await?;
+    let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
+    answered(channel.queue_bind(name, exchange, key, options, arguments)).await?;
     close(&channel).await;
     Ok(())
 }
 
 async fn declare_queue(connection: &Connection, queue: &Queue, passive: bool) -> lapin::Result<lapin::Queue> {
-    let channel = connection.create_channel().await?;
+    let channel = answered(connection.create_channel()).await?;
     let options = QueueDeclareOptions { passive, durable: true, ..Default::default() };
-    let declared = channel.queue_declare(cut(&queue.name), options, queue.arguments.clone()).await;
+    let declared = answered(channel.queue_declare(cut(&queue.name), options, queue.arguments.clone())).await;
     close(&channel).await;
     declared
 }
 
 /// Closes a throw-away channel. That it is gone already is what was wanted.
 pub(super) async fn close(channel: &Channel) {
-    if channel.status().connected() && channel.close(200, short("done")).await.is_err() {
+    if channel.status().connected() && answered(channel.close(200, short("done"))).await.is_err() {
         tracing::debug!("a throw-away channel was closed by the broker first");
     }
 }

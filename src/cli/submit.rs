@@ -163,8 +163,8 @@ impl Run {
     async fn to_its_end(&self, results: Option<Results>) -> Result<Exit, Trouble> {
         let patience = self.settings.startup_wait;
         patiently(patience, async || self.broker.connect().await).await?;
-        let mut progress = Progress::new();
-        let followed = self.with_signals(results, &mut progress).await;
+        let progress = Progress::new();
+        let followed = self.with_signals(results, &progress).await;
         progress.end();
         let followed = followed?;
         self.broker.close().await;

@@ -158,6 +158,29 @@ async fn a_consumer_that_the_broker_cancels_consumes_again() -> Result<()> {
     all_succeeded(&stack, &mut emitter, &mailbox, 2, &worker).await
 }
 
+/// An echo is missed a minute after it was confirmed.
+const ECHO: Duration = Duration::from_secs(100);
+
+/// The echo: heartbeats pass, nothing is closed, and no delivery comes. Takes the minute that an echo may take.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_that_hears_nothing_is_noticed_by_its_echo() -> Result<()> {
+    let (stack, proxy, mut worker) = behind_a_proxy("a_deaf_channel", &QUICK_LONG).await?;
+    let mut emitter = stack.emitter().await?;
+    let mailbox = stack.mailbox("anna");
+    proxy.deafen(true);
+    proxy.cut();
+    worker.metric_reaches("restore_broker_reconnects_total", &["connection_lost"], 1.0).await?;
+    publish(&stack, &emitter, &mailbox, 0..3).await?;
+    let deaf = "restore_broker_reconnects_total";
+    until("the echo is missed", ECHO, async || {
+        Ok((worker.metric(deaf, &["deaf"]).await? >= 1.0).then_some(()))
+    })
+    .await?;
+    assert_eq!(stack.exchange.items(&mailbox).len(), 0);
+    proxy.deafen(false);
+    all_succeeded(&stack, &mut emitter, &mailbox, 3, &worker).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blocked_connection_delays_events_and_loses_none() -> Result<()> {
     let node = node(Options::with_management()).await?;

@@ -1,8 +1,9 @@
 //! The following half: publishes, hears, shows, until every job has ended or a signal stops it.
 
-use std::sync::atomic::Ordering;
+use std::{pin::pin, sync::atomic::Ordering};
 
 use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Run, held,
@@ -30,7 +31,7 @@ impl Run {
     pub(super) async fn with_signals(
         &self,
         results: Option<Results>,
-        progress: &mut Progress,
+        progress: &Progress,
     ) -> Result<Followed, Trouble> {
         let mut first = Signals::listen()?;
         let stop = self.stop.clone();
@@ -45,33 +46,27 @@ impl Run {
         }
     }
 
-    async fn follow(
-        &self,
-        mut results: Option<Results>,
-        progress: &mut Progress,
-    ) -> Result<Followed, Trouble> {
+    async fn follow(&self, mut results: Option<Results>, progress: &Progress) -> Result<Followed, Trouble> {
         // Before the first job is published: what an earlier run's jobs told meanwhile need not be asked again.
         let mut replies = self.replies().await?;
-        let mut publishing = Box::pin(self.publish());
-        let mut published = false;
-        let mut ticks = interval(EVERY);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while !(published && (self.stop.is_cancelled() || self.is_complete())) {
-            tokio::select! {
-                biased;
-                heard = hear(replies.as_mut()) => match heard {
-                    Ok(heard) => {
-                        self.take(heard, results.as_mut()).await?;
-                        self.ack(&mut replies).await?;
-                    }
-                    Err(error) => {
-                        progress.say(&format!("{error}; connecting again"));
-                        replies = self.replies().await?;
-                    }
-                },
-                done = &mut publishing, if !published => { done?; published = true; }
-                () = self.stop.cancelled(), if published => {}
-                _ = ticks.tick() => self.show(progress),
+        let published = CancellationToken::new();
+        let publishing = async {
+            self.publish().await?;
+            published.cancel();
+            Ok(())
+        };
+        let hearing = self.hear(&mut replies, results.as_mut(), progress, &published);
+        {
+            // Side by side, so that whatever the one waits for, the other goes on.
+            let mut both = pin!(async { tokio::try_join!(publishing, hearing) });
+            let mut ticks = interval(EVERY);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                tokio::select! {
+                    biased;
+                    done = &mut both => { done?; break; }
+                    _ = ticks.tick() => self.show(progress),
+                }
             }
         }
         self.leave(replies, results.is_some()).await;
@@ -84,6 +79,34 @@ impl Run {
         } else {
             Followed::ToTheEnd
         })
+    }
+
+    /// Hears until everything is published and everything has ended, or the run is stopped.
+    async fn hear(
+        &self,
+        replies: &mut Option<Replies>,
+        mut results: Option<&mut Results>,
+        progress: &Progress,
+        published: &CancellationToken,
+    ) -> Result<(), Trouble> {
+        while !(published.is_cancelled() && (self.stop.is_cancelled() || self.is_complete())) {
+            tokio::select! {
+                biased;
+                heard = next(replies.as_mut()) => match heard {
+                    Ok(heard) => {
+                        self.take(heard, results.as_deref_mut()).await?;
+                        self.ack(replies).await?;
+                    }
+                    Err(error) => {
+                        progress.say(&format!("{error}; connecting again"));
+                        *replies = self.replies().await?;
+                    }
+                },
+                () = published.cancelled(), if !published.is_cancelled() => {}
+                () = self.stop.cancelled(), if published.is_cancelled() => {}
+            }
+        }
+        Ok(())
     }
 
     /// Whether every job that there is has ended; without `--wait`: is published.
@@ -145,14 +168,14 @@ impl Run {
         }
     }
 
-    fn show(&self, progress: &mut Progress) {
+    fn show(&self, progress: &Progress) {
         let (tally, jobs) = (held(&self.tally).clone(), *held(&self.jobs));
         let done = if self.queue.is_some() { tally.ended() } else { tally.published + tally.skipped };
         progress.show(&tally, tally.published, done, jobs, self.began.elapsed());
     }
 }
 
-async fn hear(replies: Option<&mut Replies>) -> Result<Vec<Reply>, BrokerError> {
+async fn next(replies: Option<&mut Replies>) -> Result<Vec<Reply>, BrokerError> {
     match replies {
         Some(replies) => replies.next().await,
         None => std::future::pending().await,

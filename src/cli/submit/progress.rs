@@ -1,6 +1,6 @@
 //! How far things are: a bar where a person looks at a terminal, a line now and then where a log is written.
 
-use std::{io::IsTerminal as _, time::Duration};
+use std::{cell::Cell, io::IsTerminal as _, time::Duration};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::Instant;
@@ -20,14 +20,14 @@ pub(super) enum Progress {
     /// Elsewhere.
     Lines {
         /// When the last line was written.
-        last: Instant,
+        last: Cell<Instant>,
     },
 }
 
 impl Progress {
     pub(super) fn new() -> Self {
         if !std::io::stderr().is_terminal() {
-            return Self::Lines { last: Instant::now() };
+            return Self::Lines { last: Cell::new(Instant::now()) };
         }
         let style = ProgressStyle::with_template(
             "{bar:30} {pos}/{len} {percent}% {elapsed_precise} ETA {eta_precise}\n{wide_msg}",
@@ -38,14 +38,7 @@ impl Progress {
     }
 
     /// Draws, if it is time. `done` of `total` is the bar: ends where they are waited for, else what is published.
-    pub(super) fn show(
-        &mut self,
-        tally: &Tally,
-        published: u64,
-        done: u64,
-        total: Option<u64>,
-        took: Duration,
-    ) {
+    pub(super) fn show(&self, tally: &Tally, published: u64, done: u64, total: Option<u64>, took: Duration) {
         match self {
             Self::Bar(bar) => {
                 bar.set_length(total.unwrap_or(published + tally.skipped).max(1));
@@ -64,8 +57,8 @@ impl Progress {
                 let comma = if troubles.is_empty() { "" } else { ", " };
                 bar.set_message(format!("{jobs:.0} jobs/s, {bytes} ({rate}/s){comma}{troubles}"));
             }
-            Self::Lines { last } if last.elapsed() >= LINE_EVERY => {
-                *last = Instant::now();
+            Self::Lines { last } if last.get().elapsed() >= LINE_EVERY => {
+                last.set(Instant::now());
                 told(&tally.line(total, published, took));
             }
             Self::Lines { .. } => {}

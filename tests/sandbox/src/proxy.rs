@@ -2,6 +2,8 @@
 //!
 //! Every task ends when the [`Proxy`] is dropped.
 
+mod deliveries;
+
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
@@ -25,6 +27,8 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
+use self::deliveries::Deliveries;
+
 /// How much a direction may hold when it is stalled, in bytes.
 const BUFFER: usize = 16 * 1024;
 /// How long a closed connection is read until the other side has closed too.
@@ -44,6 +48,7 @@ pub struct Proxy {
 struct Switches {
     target: watch::Sender<SocketAddr>,
     stalled: watch::Sender<bool>,
+    deaf: AtomicBool,
     /// How the connections that are open at a change have to end.
     ending: watch::Sender<Ending>,
     refusing: AtomicBool,
@@ -66,6 +71,7 @@ impl Proxy {
         let switches = Arc::new(Switches {
             target: watch::Sender::new(target),
             stalled: watch::Sender::new(false),
+            deaf: AtomicBool::new(false),
             ending: watch::Sender::new(Ending::Close),
             refusing: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
@@ -100,6 +106,12 @@ impl Proxy {
     /// Forwards again, what was held first.
     pub fn resume(&self) {
         self.switches.stalled.send_replace(false);
+    }
+
+    /// Whether the deliveries of an AMQP server are left out, while everything else passes: a channel that stands and hears
+    /// nothing. For connections that began to speak AMQP through this proxy.
+    pub fn deafen(&self, deaf: bool) {
+        self.switches.deaf.store(deaf, SeqCst);
     }
 
     /// Whether new connections are closed as soon as they are accepted. Open ones go on.
@@ -163,7 +175,7 @@ impl Connection {
         };
         let Some(mut server) = connected else { return reset(&client) };
         let ending = tokio::select! {
-            done = exchange(&mut client, &mut server, &self.switches.stalled) => match done {
+            done = exchange(&mut client, &mut server, &self.switches) => match done {
                 Ok(()) => Ending::Close,
                 Err(_) => Ending::Cut,
             },
@@ -189,17 +201,16 @@ impl Drop for Connection {
 }
 
 /// Forwards both ways until both sides have finished, or one has failed.
-async fn exchange(
-    client: &mut TcpStream,
-    server: &mut TcpStream,
-    stalled: &watch::Sender<bool>,
-) -> io::Result<()> {
+async fn exchange(client: &mut TcpStream, server: &mut TcpStream, switches: &Switches) -> io::Result<()> {
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let ((from_client, to_client), (from_server, to_server)) = (client.split(), server.split());
     tokio::try_join!(
-        pump(from_client, to_server, stalled.subscribe()),
-        pump(from_server, to_client, stalled.subscribe()),
+        pump(from_client, to_server, switches.stalled.subscribe(), |read| read),
+        pump(from_server, to_client, switches.stalled.subscribe(), {
+            let mut deliveries = Deliveries::default();
+            move |read| deliveries.left_out(read, &switches.deaf)
+        }),
     )?;
     Ok(())
 }
@@ -208,6 +219,7 @@ async fn pump(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
     mut stalled: watch::Receiver<bool>,
+    mut filter: impl FnMut(Vec<u8>) -> Vec<u8>,
 ) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
     loop {
@@ -217,7 +229,7 @@ async fn pump(
         if read == 0 {
             return to.shutdown().await;
         }
-        to.write_all(&buffer[..read]).await?;
+        to.write_all(&filter(buffer[..read].to_vec())).await?;
     }
 }
 
