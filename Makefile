@@ -3,7 +3,7 @@
 CARGO ?= cargo
 SANDBOX := $(CARGO) run --quiet --package restore-sandbox --bin restore-sandbox --
 
-.PHONY: help contract build demo sandbox test lint doc bench bench-lanes bench-fleet bench-quota bench-blobs fuzz tools crash-test crash-test-short chart image test-image test-brokers
+.PHONY: help contract build demo sandbox test lint doc bench bench-lanes bench-fleet bench-quota bench-memory bench-blobs fuzz tools crash-test crash-test-short chart image test-image test-brokers
 
 help:                ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -65,6 +65,10 @@ bench:               ## the worker's cost and speed beside a bare loop on the sa
 	$(CARGO) build --release --workspace --bins
 	$(CARGO) build --release --example floor
 	target/release/bench $(ARGS)
+
+bench-memory:        ## the worker's memory with sixteen items of 150 MB at once, in every stored form
+	$(CARGO) build --release --workspace --bins
+	target/release/bench-memory $(ARGS)
 
 bench-lanes:         ## hours of pacing in seconds, on a virtual clock
 	$(CARGO) bench --bench lanes

@@ -3,7 +3,7 @@
 # in a root of its own below the build directory. Needs root and debootstrap; what cannot run says so by name and fails.
 #
 #   tests/brokers.sh [filter...]       for example: tests/brokers.sh delivery ledger
-#   SUITES=sid tests/brokers.sh ...    only that one besides the distribution's own
+#   SUITES=sid tests/brokers.sh ...    only that one; own: the distribution's
 #   tests/brokers.sh -- command...     any command that starts a node, for example: tests/brokers.sh -- make bench-quota
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -52,9 +52,10 @@ run() {
 
 filters=("$@")
 [ ${#filters[@]} -gt 0 ] || filters=(restore failure delivery ledger crash_loop fleet)
-run "the distribution's own" "" "${filters[@]}"
-for suite in ${SUITES:-trixie sid}; do
-    if root_of "$suite"; then
+for suite in ${SUITES:-own trixie sid}; do
+    if [ "$suite" = own ]; then
+        run "the distribution's own" "" "${filters[@]}"
+    elif root_of "$suite"; then
         version="$(chroot "$roots/$suite" dpkg-query -W -f '${Version}' rabbitmq-server)"
         run "$suite ($version)" "$roots/$suite" "${filters[@]}"
     else

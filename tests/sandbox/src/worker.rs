@@ -197,6 +197,16 @@ impl Worker {
         if status.success() { Ok(()) } else { bail!("kill -{name} {id}: {status}") }
     }
 
+    /// `VmHWM:` (the peak) or `VmRSS:`, MiB. Source: `proc(5)`, `/proc/pid/status`.
+    ///
+    /// # Errors
+    /// If the process is gone.
+    pub fn memory(&self, which: &str) -> Result<f64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id().context("a process")?))?;
+        let line = status.lines().find(|line| line.starts_with(which)).context("a line")?;
+        Ok(line.split_whitespace().nth(1).context("a number")?.parse::<f64>()? / 1_024.0)
+    }
+
     /// Waits for its end.
     ///
     /// # Errors

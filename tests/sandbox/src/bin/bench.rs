@@ -196,7 +196,7 @@ impl Bench {
 
     /// Peak RSS so far, MiB.
     fn peak(&self) -> Result<f64> {
-        memory(&self.worker, "VmHWM:")
+        self.worker.memory("VmHWM:")
     }
 }
 
@@ -207,13 +207,6 @@ fn cpu_of(worker: &Worker) -> Result<f64> {
         stat.rsplit_once(')').context("a name in brackets")?.1.split_whitespace().collect();
     let ticks = |n: usize| fields.get(n).and_then(|text| text.parse::<f64>().ok()).context("a number");
     Ok((ticks(11)? + ticks(12)?) / 100.0)
-}
-
-/// `VmHWM:` or `VmRSS:` of a worker, MiB. Source: `proc(5)`, `/proc/pid/status`.
-fn memory(worker: &Worker, which: &str) -> Result<f64> {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", worker.id().context("a process")?))?;
-    let line = status.lines().find(|line| line.starts_with(which)).context("a line")?;
-    Ok(line.split_whitespace().nth(1).context("a number")?.parse::<f64>()? / 1_024.0)
 }
 
 fn median(figures: &[Figures]) -> Figures {
@@ -253,7 +246,7 @@ async fn rest(stack: &Stack, binary: &Path) -> Result<()> {
     let worker = stack.named_worker(binary, "rest", &variables).await?;
     let cpu = cpu_of(&worker)?;
     sleep(Duration::from_secs(20)).await;
-    let idle = memory(&worker, "VmRSS:")?;
+    let idle = worker.memory("VmRSS:")?;
     println!("\nidle for 20 s: {:.0} ms CPU, {idle:.1} MiB RSS", (cpu_of(&worker)? - cpu) * 1_000.0);
     let mailbox = stack.mailbox("waits");
     stack.exchange.throttle_tenant(TENANT, Some(Duration::from_secs(3_000)))?;
@@ -270,7 +263,7 @@ async fn rest(stack: &Stack, binary: &Path) -> Result<()> {
     sleep(Duration::from_secs(10)).await;
     println!(
         "{JOBS} jobs of 1 KiB waiting: {:.1} MiB more, {:.0} ms CPU in 10 s",
-        memory(&worker, "VmRSS:")? - idle,
+        worker.memory("VmRSS:")? - idle,
         (cpu_of(&worker)? - cpu) * 1_000.0
     );
     Ok(())
