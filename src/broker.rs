@@ -6,6 +6,7 @@
 
 mod connection;
 mod consumer;
+mod echo;
 mod letters;
 mod loss;
 mod message;

@@ -15,11 +15,7 @@ use futures_util::{
 use lapin::{
     Acker, Channel, Connection, Consumer,
     message::Delivery,
-    options::{
-        BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
-        QueueBindOptions, QueueDeclareOptions,
-    },
-    types::FieldTable,
+    options::{BasicAckOptions, BasicCancelOptions, BasicNackOptions, BasicQosOptions},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -28,9 +24,9 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    Broker, BrokerError, Message, PublishError, Publisher, amqp_code, answered,
+    Broker, BrokerError, Message, amqp_code, answered,
+    echo::Echo,
     loss::{ConnectionLost, LossWatch},
-    message::{cut, short},
     shards::{COUNT_EVERY, consumer},
     topology,
 };
@@ -125,7 +121,7 @@ fn sent(result: &lapin::Result<bool>) -> Settled {
 
 /// Why consuming ended; the label `cause` of `restore_broker_reconnects_total`.
 #[derive(Debug)]
-enum Lost {
+pub(super) enum Lost {
     Connect(BrokerError),
     Connection(String),
     Channel(String),
@@ -180,10 +176,6 @@ impl From<lapin::Error> for Lost {
 
 /// Reconnect delays: back within 5 s once the broker is.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
-/// How often an echo is sent.
-const ECHO_EVERY: Duration = Duration::from_secs(30);
-/// How long after its own confirm an echo may take.
-const ECHO_TIMEOUT: Duration = Duration::from_mins(1);
 /// Given-up jobs held unacked at most.
 const GIVEN_UP_PREFETCH: u16 = 16;
 /// How long a cancelled consumer may take to hand over what it holds.
@@ -411,85 +403,5 @@ impl Hearing {
             }
             Err(_) => warn!("a consumer did not end in time; the broker gives its jobs to others"),
         }
-    }
-}
-
-type Sending = Pin<Box<dyn Future<Output = Result<(), PublishError>> + Send>>;
-
-/// A small message to ourselves, through the publishing connection and back over the consuming one.
-struct Echo {
-    queue: String,
-    consumer: Consumer,
-    /// Kept, since the consumer ends with it.
-    _channel: Channel,
-    publisher: Publisher,
-    ticks: tokio::time::Interval,
-    /// An echo on its way to the broker; kept here, since a turn may end before it is confirmed.
-    sending: Option<Sending>,
-    /// Confirmed, and not back yet.
-    owed_since: Option<Instant>,
-}
-
-impl Echo {
-    async fn prepare(
-        connection: &Connection,
-        settings: &super::Settings,
-        publisher: Publisher,
-    ) -> Result<Self, Lost> {
-        let channel = answered(connection.create_channel()).await?;
-        let queue = settings.names.echo(&uuid::Uuid::new_v4().to_string());
-        let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
-        answered(channel.queue_declare(cut(&queue), options, FieldTable::default())).await?;
-        let exchange = cut(settings.names.exchange());
-        let (binding, arguments) = (QueueBindOptions::default(), FieldTable::default());
-        answered(channel.queue_bind(cut(&queue), exchange, cut(&queue), binding, arguments)).await?;
-        let options = BasicConsumeOptions { no_ack: true, exclusive: true, ..Default::default() };
-        let consumer = channel.basic_consume(cut(&queue), short(""), options, FieldTable::default());
-        let consumer = answered(consumer).await?;
-        let mut ticks = interval(ECHO_EVERY);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Self { queue, consumer, _channel: channel, publisher, ticks, sending: None, owed_since: None })
-    }
-
-    /// One thing that happens to the echo: it comes back, it is time for another, or it is overdue.
-    async fn turn(&mut self, deaf: &std::sync::atomic::AtomicBool) -> Result<(), Lost> {
-        let overdue = self.owed_since.map(|since| since + ECHO_TIMEOUT);
-        tokio::select! {
-            item = self.consumer.next() => {
-                item.ok_or(Lost::Cancelled)??;
-                deaf.store(false, Ordering::Relaxed);
-                self.owed_since = None;
-            }
-            () = until(overdue) => {
-                deaf.store(true, Ordering::Relaxed);
-                return Err(Lost::Deaf);
-            }
-            sent = finished(&mut self.sending) => {
-                self.sending = None;
-                // An echo that cannot be confirmed says nothing about the consumer.
-                if sent.is_ok() && self.owed_since.is_none() {
-                    self.owed_since = Some(Instant::now());
-                }
-            }
-            _ = self.ticks.tick(), if self.sending.is_none() => {
-                let (publisher, queue) = (self.publisher.clone(), self.queue.clone());
-                self.sending = Some(Box::pin(async move { publisher.echo(&queue, b"echo").await }));
-            }
-        }
-        Ok(())
-    }
-}
-
-async fn finished(sending: &mut Option<Sending>) -> Result<(), PublishError> {
-    match sending {
-        Some(sending) => sending.await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn until(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment).await,
-        None => std::future::pending().await,
     }
 }
