@@ -227,7 +227,7 @@ async fn a_channel_closed_by_the_consumer_timeout_is_opened_again() -> Result<()
 /// Jobs lie in the queue as they came, and the worker says why it takes none.
 async fn paused(worker: &mut Worker, emitter: &Emitter, jobs: u32, reason: &str) -> Result<()> {
     worker.unready().await?;
-    emitter.depth_reaches(JOBS, jobs).await?;
+    emitter.jobs_reach(jobs).await?;
     until("the reason in /readyz", Duration::from_secs(10), async || {
         Ok(worker.get("/readyz?verbose").await?.1.contains(reason).then_some(()))
     })

@@ -139,15 +139,11 @@ async fn a_drain_finishes_what_has_begun_and_returns_the_rest() -> Result<()> {
     emitter.publish_all(jobs(&stack, &mailbox, &["a", "b", "c", "d", "e"])).await?;
     gate.arrived(2).await;
     worker.signal("TERM").await?;
-    emitter.depth_reaches("restore.jobs", 3).await?;
+    emitter.jobs_reach(3).await?;
     gate.open();
     assert_eq!(worker.wait().await?.code(), Some(0), "{}", worker.output());
     assert_eq!(emitter.results_of(2).await?.len(), 2);
-    assert_eq!(
-        emitter.depth("restore.jobs").await?,
-        3,
-        "what had not begun is back, and nothing finished is"
-    );
+    assert_eq!(emitter.jobs().await?, 3, "what had not begun is back, and nothing finished is");
     assert_eq!(stack.exchange.items(&mailbox).len(), 2);
     Ok(())
 }
@@ -231,7 +227,7 @@ async fn each_trouble_that_passes_costs_what_it_should() -> Result<()> {
     assert_eq!(stack.exchange.items(&mailbox).len(), 4);
     assert_eq!(emitter.depth("restore.dead-letters").await?, 0);
     assert!(worker.terminate().await?.success());
-    assert_eq!(emitter.depth("restore.jobs").await?, 0);
+    assert_eq!(emitter.jobs().await?, 0);
     assert_eq!(stack.exchange.violations(), Vec::<String>::new());
     Ok(())
 }
@@ -322,7 +318,7 @@ async fn a_job_that_waits_for_another_attempt_outlives_a_drain() -> Result<()> {
     worker.metric_reaches("restore_jobs_waiting", &["why=\"retry\""], 1.0).await?;
     assert_eq!(worker.terminate().await?.code(), Some(0));
     let waits = emitter.depth("restore.jobs.wait.1h").await?;
-    assert_eq!((waits, emitter.depth("restore.jobs").await?), (1, 0), "{}", worker.output());
+    assert_eq!((waits, emitter.jobs().await?), (1, 0), "{}", worker.output());
     Ok(())
 }
 
@@ -340,7 +336,7 @@ async fn an_upload_that_cannot_end_in_the_grace_period_is_no_item_and_costs_no_a
     gate.arrived(1).await;
     assert_eq!(worker.terminate().await?.code(), Some(0), "{}", worker.output());
     // At once, or from a wait tier.
-    emitter.depth_reaches("restore.jobs", 1).await.with_context(|| worker.output())?;
+    emitter.jobs_reach(1).await.with_context(|| worker.output())?;
     assert_eq!((stack.exchange.items(&mailbox).len(), emitter.depth("restore.results").await?), (0, 0));
     // Its claim is released: the next worker begins at once.
     let mut next = stack.worker(binary(), &[]).await?;

@@ -447,7 +447,7 @@ async fn a_tenant_that_does_not_consent_waits_alone_and_a_refused_secret_stops_e
     worker.unready().await?;
     assert!(worker.output().contains("AADSTS7000222"), "{}", worker.output());
     emitter.publish(&job(&stack, "untouched")).await?;
-    emitter.depth_reaches("restore.jobs", 1).await?;
+    emitter.jobs_reach(1).await?;
     stack.exchange.add_app(CLIENT_ID, CLIENT_SECRET);
     let ended = emitter.results_of(2).await.with_context(|| worker.output())?;
     for (id, events) in ended {

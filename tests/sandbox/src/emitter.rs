@@ -20,6 +20,8 @@ use crate::wait::until;
 
 /// How long an event may take.
 const LIMIT: Duration = Duration::from_secs(60);
+/// Default of `fleet.shards`.
+const SHARDS: u16 = 64;
 
 /// A connection to one vhost.
 pub struct Emitter {
@@ -250,6 +252,32 @@ impl Emitter {
     pub async fn depth_reaches(&self, queue: &str, count: u32) -> Result<()> {
         until(&format!("{count} messages in {queue}"), LIMIT, async || {
             Ok((self.depth(queue).await? >= count).then_some(()))
+        })
+        .await
+    }
+
+    /// Jobs that nobody works on: ready in the job queue and, where a fleet has made them, in the shards of the default layout.
+    ///
+    /// # Errors
+    /// If the job queue is not there.
+    pub async fn jobs(&self) -> Result<u32> {
+        let mut jobs = self.depth(&self.name("jobs")).await?;
+        for shard in 0..SHARDS {
+            match self.depth(&self.name(&format!("shards.{SHARDS}.{shard}"))).await {
+                Ok(depth) => jobs += depth,
+                Err(_) => break,
+            }
+        }
+        Ok(jobs)
+    }
+
+    /// Waits until so many jobs lie where nobody works on them.
+    ///
+    /// # Errors
+    /// If it takes too long.
+    pub async fn jobs_reach(&self, count: u32) -> Result<()> {
+        until(&format!("{count} jobs that nobody works on"), LIMIT, async || {
+            Ok((self.jobs().await? >= count).then_some(()))
         })
         .await
     }
