@@ -5,6 +5,7 @@ pub mod campaign;
 pub mod emitter;
 pub mod exchange;
 pub mod fts;
+pub mod measure;
 pub mod otlp;
 pub mod proxy;
 pub mod rabbitmq;

@@ -3,13 +3,14 @@
 
 use std::{path::Path, process::ExitCode};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use async_compression::tokio::bufread::{GzipEncoder, ZstdEncoder};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use clap::Parser;
 use restore_sandbox::{
     emitter::Emitter,
     fts::ItemSpec,
+    measure::{beside, measured},
     rabbitmq::{Broker, Options},
     stack::{BLOBS, Stack, create_job, exchange_options},
 };
@@ -31,35 +32,21 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    match run(&Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench-memory: {error:#}");
-            ExitCode::from(2)
-        }
-    }
+    measured("bench-memory", run(Cli::parse()))
 }
 
-fn run(cli: &Cli) -> Result<()> {
-    let binary = std::env::current_exe().context("cannot tell where this program is")?;
-    let binary = binary.with_file_name("restore-worker");
-    ensure!(
-        binary.is_file(),
-        "restore-worker is not built beside this program: `make bench-memory` builds it"
-    );
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let broker = Broker::from_env_or_start(Options::from_env()).await?;
-        let stack = Stack::start(broker.create_vhost("bench-memory").await?, exchange_options()).await?;
-        println!("{} items of {} MB at once, MiB of the worker's resident memory", cli.items, cli.size);
-        println!("{:>7} {:>8} {:>8} {:>8} {:>14}", "form", "idle", "peak", "more", "MiB/s of items");
-        for form in &cli.forms {
-            Box::pin(measure(cli, form, &stack, &binary)).await?;
-        }
-        let violations = stack.exchange.violations();
-        ensure!(violations.is_empty(), "requests that no right client sends: {violations:?}");
-        Ok(())
-    })
+async fn run(cli: Cli) -> Result<()> {
+    let binary = beside("restore-worker")?;
+    let broker = Broker::from_env_or_start(Options::from_env()).await?;
+    let stack = Stack::start(broker.create_vhost("bench-memory").await?, exchange_options()).await?;
+    println!("{} items of {} MB at once, MiB of the worker's resident memory", cli.items, cli.size);
+    println!("{:>7} {:>8} {:>8} {:>8} {:>14}", "form", "idle", "peak", "more", "MiB/s of items");
+    for form in &cli.forms {
+        Box::pin(measure(&cli, form, &stack, &binary)).await?;
+    }
+    let violations = stack.exchange.violations();
+    ensure!(violations.is_empty(), "requests that no right client sends: {violations:?}");
+    Ok(())
 }
 
 /// The item as it is stored, and what its job says of that.

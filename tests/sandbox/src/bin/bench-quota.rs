@@ -19,6 +19,7 @@ use restore_sandbox::{
     emitter::Emitter,
     exchange::{self, Limits},
     fts::ItemSpec,
+    measure::{beside, measured},
     rabbitmq::{Broker, Options},
     stack::{CLIENT_ID, Stack, create_job, exchange_options},
     worker::Worker,
@@ -66,35 +67,21 @@ const WATCH: Duration = Duration::from_secs(25);
 type Told = Arc<Mutex<Vec<(Instant, String, String)>>>;
 
 fn main() -> ExitCode {
-    match run(&Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench-quota: {error:#}");
-            ExitCode::from(2)
-        }
-    }
+    measured("bench-quota", run(Cli::parse()))
 }
 
-fn run(cli: &Cli) -> Result<()> {
-    let binary = std::env::current_exe().context("cannot tell where this program is")?;
-    let binary = binary.with_file_name("restore-worker");
-    ensure!(
-        binary.is_file(),
-        "restore-worker is not built beside this program: `make bench-quota` builds it"
+async fn run(cli: Cli) -> Result<()> {
+    let binary = beside("restore-worker")?;
+    let broker = Broker::from_env_or_start(Options::from_env()).await?;
+    println!(
+        "{} workers, {} mailboxes, {} shards, a window of {} s for about {} items; measured over {} windows",
+        cli.workers, cli.mailboxes, cli.shards, cli.window, cli.items, cli.windows
     );
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let broker = Broker::from_env_or_start(Options::from_env()).await?;
-        println!(
-            "{} workers, {} mailboxes, {} shards, a window of {} s for about {} items; measured over {} windows",
-            cli.workers, cli.mailboxes, cli.shards, cli.window, cli.items, cli.windows
-        );
-        for mode in &cli.modes {
-            let stack = Stack::start(broker.create_vhost(mode).await?, options(cli)).await?;
-            Box::pin(bench(cli, mode, &stack, &binary)).await?;
-        }
-        Ok(())
-    })
+    for mode in &cli.modes {
+        let stack = Stack::start(broker.create_vhost(mode).await?, options(&cli)).await?;
+        Box::pin(bench(&cli, mode, &stack, &binary)).await?;
+    }
+    Ok(())
 }
 
 /// Bytes of a request body for an item: base64 and the JSON around it.

@@ -4,7 +4,7 @@
 #![expect(clippy::cast_precision_loss, reason = "rates and ratios for a person")]
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -15,6 +15,7 @@ use restore_sandbox::{
     emitter::Emitter,
     exchange::{ALL_ROLES, Operation},
     fts::ItemSpec,
+    measure::{beside, measured},
     rabbitmq::{Broker, Options},
     stack::{BLOBS, CLIENT_ID, Stack, TENANT, create_job, exchange_options},
     worker::Worker,
@@ -61,62 +62,46 @@ struct Figures {
 }
 
 fn main() -> ExitCode {
-    match run(&Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench: {error:#}");
-            ExitCode::from(2)
-        }
-    }
+    measured("bench", run(Cli::parse()))
 }
 
-fn beside(name: &str) -> Result<PathBuf> {
-    let binary = std::env::current_exe().context("cannot tell where this program is")?.with_file_name(name);
-    ensure!(binary.is_file(), "{name} is not built beside this program: `make bench` builds it");
-    Ok(binary)
-}
-
-fn run(cli: &Cli) -> Result<()> {
+async fn run(cli: Cli) -> Result<()> {
     let (binary, floor) = (beside("restore-worker")?, beside("examples/floor")?);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let broker = Broker::from_env_or_start(Options::from_env()).await?;
-        let stack = Stack::start(broker.create_vhost("bench").await?, exchange_options()).await?;
-        let mailboxes: Vec<_> = (0..MAILBOXES).map(|n| stack.mailbox(&format!("m{n}"))).collect();
-        let mut none = Bench::start(&stack, &binary, "none").await?;
-        let mut s3 = Bench::start(&stack, &binary, "s3").await?;
-        println!("medians of {}; CPU is user + system of the process alone; x: times the floor", cli.repeat);
-        println!(
-            "{:>7} {:>9} {:>10} {:>9} {:>12} {:>12} {:>7} {:>7} {:>8} {:>9}",
-            "size", "", "items/s", "MB/s", "CPU ms/item", "CPU s/GiB", "CPU x", "speed x", "calls", "RSS MiB"
-        );
-        for size in SIZES.into_iter().filter(|size| cli.sizes.iter().any(|name| name == size.name)) {
-            stack.store(&key(size), &ItemSpec::mail(size.bytes as u64, size.bytes));
-            let (mut base, mut without, mut with) = (Vec::new(), Vec::new(), Vec::new());
-            for round in 0..=cli.repeat {
-                let floor = run_floor(&stack, &floor, size, &mailboxes).await?;
-                let (a, b) =
-                    (none.run(&stack, size, &mailboxes).await?, s3.run(&stack, size, &mailboxes).await?);
-                // The first warms up: sessions, connections, the allocator.
-                if round > 0 {
-                    base.push(floor);
-                    without.push(a);
-                    with.push(b);
-                }
+    let broker = Broker::from_env_or_start(Options::from_env()).await?;
+    let stack = Stack::start(broker.create_vhost("bench").await?, exchange_options()).await?;
+    let mailboxes: Vec<_> = (0..MAILBOXES).map(|n| stack.mailbox(&format!("m{n}"))).collect();
+    let mut none = Bench::start(&stack, &binary, "none").await?;
+    let mut s3 = Bench::start(&stack, &binary, "s3").await?;
+    println!("medians of {}; CPU is user + system of the process alone; x: times the floor", cli.repeat);
+    println!(
+        "{:>7} {:>9} {:>10} {:>9} {:>12} {:>12} {:>7} {:>7} {:>8} {:>9}",
+        "size", "", "items/s", "MB/s", "CPU ms/item", "CPU s/GiB", "CPU x", "speed x", "calls", "RSS MiB"
+    );
+    for size in SIZES.into_iter().filter(|size| cli.sizes.iter().any(|name| name == size.name)) {
+        stack.store(&key(size), &ItemSpec::mail(size.bytes as u64, size.bytes));
+        let (mut base, mut without, mut with) = (Vec::new(), Vec::new(), Vec::new());
+        for round in 0..=cli.repeat {
+            let floor = run_floor(&stack, &floor, size, &mailboxes).await?;
+            let (a, b) = (none.run(&stack, size, &mailboxes).await?, s3.run(&stack, size, &mailboxes).await?);
+            // The first warms up: sessions, connections, the allocator.
+            if round > 0 {
+                base.push(floor);
+                without.push(a);
+                with.push(b);
             }
-            let base = median(&base);
-            row(size, "floor", base, base, None);
-            row(size, "no ledger", median(&without), base, Some(none.peak()?));
-            row(size, "ledger", median(&with), base, Some(s3.peak()?));
-            stack.s3.backend().remove(BLOBS, &key(size));
         }
-        if cli.rest {
-            Box::pin(rest(&stack, &binary)).await?;
-        }
-        let violations = stack.exchange.violations();
-        ensure!(violations.is_empty(), "requests that no right client sends: {violations:?}");
-        Ok(())
-    })
+        let base = median(&base);
+        row(size, "floor", base, base, None);
+        row(size, "no ledger", median(&without), base, Some(none.peak()?));
+        row(size, "ledger", median(&with), base, Some(s3.peak()?));
+        stack.s3.backend().remove(BLOBS, &key(size));
+    }
+    if cli.rest {
+        Box::pin(rest(&stack, &binary)).await?;
+    }
+    let violations = stack.exchange.violations();
+    ensure!(violations.is_empty(), "requests that no right client sends: {violations:?}");
+    Ok(())
 }
 
 fn key(size: Size) -> String {
