@@ -34,7 +34,7 @@ pub use self::{
     publisher::{EventAddress, PublishError, Publisher, Submission},
     replies::{Replies, Reply},
     shards::{Fleet, Mode, Wanted},
-    topology::{Declare, Tier},
+    topology::{Checked, Declare, Tier},
 };
 use crate::{
     contract::{Parser, names::Names},
@@ -209,15 +209,16 @@ impl Broker {
         self.publisher.connection().await.map(drop)
     }
 
-    /// Looks whether the topology is as it must be, without declaring anything. Gives the number of queues.
+    /// Looks whether the topology is as it must be, without declaring anything.
     ///
     /// # Errors
     /// [`BrokerError`]; also for a queue with other arguments.
-    pub async fn check(&self) -> Result<usize, BrokerError> {
+    pub async fn check(&self) -> Result<Checked, BrokerError> {
         let connection = self.publisher.connection().await?;
         let fleet = self.settings.fleet;
         let shards = (fleet.mode == Wanted::Is(Mode::Sharded)).then_some(fleet.shards);
-        topology::check(&connection, &self.settings.names, &self.settings.tiers, shards).await
+        let Settings { names, tiers, declare, .. } = &*self.settings;
+        topology::check(&connection, names, tiers, shards, *declare).await
     }
 
     /// What publishes.

@@ -239,30 +239,44 @@ pub(super) async fn workers(connection: &Connection, names: &Names) -> Result<u3
     Ok(declared?.consumer_count())
 }
 
+/// What a look at the topology found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// Queues that are there.
+    pub queues: usize,
+    /// Those of them whose arguments are not known, since our user may not declare them.
+    pub uncompared: usize,
+}
+
 /// Looks at the exchange and every queue, and declares nothing: where a queue is there, an equal declaration compares its
-/// arguments.
+/// arguments. That needs a right (`configure`) which a worker that declares nothing does without.
 ///
 /// # Errors
-/// When something is missing or has other arguments.
+/// When something is missing or has other arguments; when we have to declare and may not.
 pub async fn check(
     connection: &Connection,
     names: &Names,
     tiers: &[Tier],
     shards: Option<ShardCount>,
-) -> Result<usize, BrokerError> {
+    declare: Declare,
+) -> Result<Checked, BrokerError> {
     ensure_exchange(connection, names.exchange(), Declare::Nothing).await?;
     let mut queues = queues(names, tiers);
     if let Some(count) = shards {
         ensure_exchange(connection, &names.shards_exchange(count), Declare::Nothing).await?;
         queues.extend(count.shards().map(|n| shard(names, n)));
     }
+    let mut uncompared = 0;
     for queue in &queues {
-        for passive in [true, false] {
-            let declared = declare_queue(connection, queue, passive).await;
-            declared.map_err(|e| BrokerError::topology("queue", &queue.name, e))?;
+        let fault = |error| BrokerError::topology("queue", &queue.name, error);
+        declare_queue(connection, queue, true).await.map_err(fault)?;
+        match declare_queue(connection, queue, false).await {
+            Ok(_) => {}
+            Err(error) if declare == Declare::Nothing && amqp_code(&error) == Some(403) => uncompared += 1,
+            Err(error) => return Err(fault(error)),
         }
     }
-    Ok(queues.len())
+    Ok(Checked { queues: queues.len(), uncompared })
 }
 
 async fn ensure_exchange(connection: &Connection, name: &str, declare: Declare) -> Result<(), BrokerError> {

@@ -10,7 +10,7 @@ use super::Exit;
 use crate::{
     app::StartError,
     blob_store::BlobStore,
-    broker::{Broker, Mode, Wanted},
+    broker::{Broker, Checked, Mode, Wanted},
     config::{self, Config, Sources},
     contract::{Parser, rfc3339},
     domain::{FolderId, MailboxId, RestoreError, TenantId, UnixMillis},
@@ -102,10 +102,14 @@ async fn broker(config: &Config, metrics: &Arc<Metrics>) -> Line {
     let names = broker.names().clone();
     let checked = broker.check().await.map_err(StartError::from);
     broker.close().await;
-    line(
-        "broker",
-        checked.map(|queues| format!("exchange {} and {queues} queues as they must be", names.exchange())),
-    )
+    let said = |Checked { queues, uncompared }| match uncompared {
+        0 => format!("exchange {} and {queues} queues as they must be", names.exchange()),
+        _ => format!(
+            "exchange {} and {queues} queues are there; not compared, since this user may not declare them: {uncompared}",
+            names.exchange()
+        ),
+    };
+    line("broker", checked.map(said))
 }
 
 /// Which queues were looked at is said by the line before; whether this broker deals shards out is only tried by `run`.

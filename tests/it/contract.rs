@@ -173,6 +173,15 @@ async fn the_least_rights_are_enough() -> Result<()> {
     let mailbox = stack.mailbox("anna");
     stack.store("1.fts", &ItemSpec::mail(1, 3_000));
     let mut variables = stack.variables();
+    variables.insert("RESTORE_WORKER__BROKER__URI".into(), uri);
+    for (topology, code, said) in [
+        ("passive", 0, "queues are there; not compared, since this user may not declare them: 7"),
+        ("declare", 78, "ACCESS_REFUSED"),
+    ] {
+        variables.insert("RESTORE_WORKER__BROKER__TOPOLOGY".into(), topology.into());
+        let checked = command_with(&variables, &["check"], b"").await?;
+        assert!(checked.code == Some(code) && checked.stdout.contains(said), "{topology}: {checked:?}");
+    }
     let uri = user(management, &stack, vhost, "emitter", patterns).await?;
     variables.insert("RESTORE_WORKER__BROKER__URI".into(), uri.clone());
     let jobs = jsonl([create_job("j-1", &mailbox, "1.fts"), create_job("j-2", &mailbox, "2.fts")]);
