@@ -198,7 +198,7 @@ impl App {
         })
         .await?;
         self.until_there("the storage", deadline, async || {
-            pipeline.blobs.probe().await.map_err(StartError::from)
+            pipeline.blobs.probe().await.map(drop).map_err(StartError::from)
         })
         .await?;
         if let Some(ledger) = &pipeline.ledger {
@@ -400,6 +400,7 @@ impl From<ProbeError> for StartError {
     fn from(error: ProbeError) -> Self {
         match error {
             ProbeError::Unconditional(_) => Self::Configuration(format!("ledger.store: {error}")),
+            ProbeError::Lacking { .. } => Self::Refused(format!("ledger.bucket: {error}")),
             ProbeError::Unavailable(error) => match error.http_status {
                 Some(403) => Self::Refused(format!("ledger.bucket: {error}")),
                 Some(400..500) => Self::Configuration(format!("ledger.bucket: {error}")),

@@ -56,6 +56,15 @@ pub struct Settings {
     pub preflight: PreflightMode,
 }
 
+/// What the storage says of an object that is missing, as far as a probe can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// That it is missing.
+    IsTold,
+    /// The same as of one that our keys may not read: they lack `s3:ListBucket`, or may read nothing there.
+    LooksForbidden,
+}
+
 /// The storage that holds the blobs. A cheap handle.
 #[derive(Clone, Debug)]
 pub struct BlobStore {
@@ -113,14 +122,16 @@ impl BlobStore {
     }
 
     /// Asks whether the storage can be reached and takes our keys: one small request. Of an allowed bucket it asks for an
-    /// object that need not exist; without one it lists one bucket, which need not be permitted.
+    /// object that need not exist, where jobs' objects may lie; without one it lists one bucket, which need not be permitted.
     ///
     /// # Errors
     /// [`RestoreError`]: `Ours` when the keys are refused, `Passing` when there is no answer.
-    pub async fn probe(&self) -> Result<(), RestoreError> {
+    pub async fn probe(&self) -> Result<Missing, RestoreError> {
         let failure = if let Some(bucket) = self.settings.allowed_buckets.first() {
-            let request =
-                self.client.get_object().bucket(bucket).key("restore-worker/probe").range("bytes=0-0");
+            let prefix = self.settings.allowed_prefix.as_deref().unwrap_or_default();
+            let fixed = prefix.split('{').next().unwrap_or_default();
+            let key = format!("{fixed}restore-worker/probe");
+            let request = self.client.get_object().bucket(bucket).key(key).range("bytes=0-0");
             Box::pin(request.send()).await.err().map(|error| Failure::read(&error))
         } else {
             let request = self.client.list_buckets().max_buckets(1);
@@ -130,7 +141,10 @@ impl BlobStore {
             Some(failure) if failure.keys_refused() || failure.passes() => {
                 Err(failure.unavailable(Dependency::Storage))
             }
-            Some(_) | None => Ok(()),
+            Some(failure) if failure.status == Some(403) && !self.settings.allowed_buckets.is_empty() => {
+                Ok(Missing::LooksForbidden)
+            }
+            Some(_) | None => Ok(Missing::IsTold),
         }
     }
 

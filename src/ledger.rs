@@ -94,6 +94,16 @@ pub enum ProbeError {
     /// It does not honour conditional writes: no ledger can lie there.
     #[error("the store does not honour conditional writes: {0}")]
     Unconditional(&'static str),
+    /// Our keys lack a right, so that no record could be read.
+    #[error("the keys lack {right}: {failure} for {what}")]
+    Lacking {
+        /// The right, as S3 names it.
+        right: &'static str,
+        /// The store's answer.
+        failure: Failure,
+        /// What was asked for.
+        what: &'static str,
+    },
 }
 
 /// Largest record that is read; real ones are below 2 KiB.
@@ -124,7 +134,7 @@ impl Ledger {
                 let failure = Failure::read(&error);
                 let missing = is_missing(&failure);
                 self.count("read", if missing { "none" } else { "error" });
-                return if missing { Ok(None) } else { Err(failure.unavailable(Dependency::Ledger)) };
+                return if missing { Ok(None) } else { Err(not_read(&failure)) };
             }
         };
         let held = understand(object, &clock).await;
@@ -190,11 +200,7 @@ impl Ledger {
             Ok(object) => object,
             Err(error) => {
                 let failure = Failure::read(&error);
-                return if is_missing(&failure) {
-                    Ok(None)
-                } else {
-                    Err(failure.unavailable(Dependency::Ledger))
-                };
+                return if is_missing(&failure) { Ok(None) } else { Err(not_read(&failure)) };
             }
         };
         let body = object.body.collect().await.map_err(|_| passing("an item's index broke off".into()))?;
@@ -229,39 +235,70 @@ impl Ledger {
         written
     }
 
-    /// Proves that the store honours conditional writes: a second creation is refused, a change over an older version is
-    /// refused, and of racing writers one wins (some stores ignore the header; some test and then write).
+    /// Proves that a record can be told from a missing one, and that the store honours conditional writes: a second creation is
+    /// refused, a change over an older version is refused, and of racing writers one wins (some stores ignore the header; some
+    /// test and then write).
     ///
     /// # Errors
     /// [`ProbeError`].
     pub async fn probe(&self) -> Result<(), ProbeError> {
         let key = format!("{}probe/{}", self.prefix, uuid::Uuid::new_v4());
+        let race = format!("{key}-race");
+        let probed = self.probe_with(&key, &race).await;
+        if !matches!(probed, Err(ProbeError::Unavailable(_))) {
+            self.clear(&key).await;
+            self.clear(&race).await;
+        }
+        probed
+    }
+
+    async fn probe_with(&self, key: &str, race: &str) -> Result<(), ProbeError> {
         let first =
-            self.probe_put(&key, None).await?.ok_or(ProbeError::Unconditional("a new key was refused"))?;
-        if self.probe_put(&key, None).await?.is_some() {
+            self.probe_put(key, None).await?.ok_or(ProbeError::Unconditional("a new key was refused"))?;
+        self.probe_get(key, "s3:GetObject", "a key that was just written").await?;
+        self.probe_get(race, "s3:ListBucket", "a missing key, so that it looks like one that may not be read")
+            .await?;
+        if self.probe_put(key, None).await?.is_some() {
             return Err(ProbeError::Unconditional(
                 "If-None-Match: * did not keep an object from being written over",
             ));
         }
-        if self.probe_put(&key, Some(&first)).await?.is_none() {
+        if self.probe_put(key, Some(&first)).await?.is_none() {
             return Err(ProbeError::Unconditional("If-Match refused the version that stands there"));
         }
-        if self.probe_put(&key, Some(&first)).await?.is_some() {
+        if self.probe_put(key, Some(&first)).await?.is_some() {
             return Err(ProbeError::Unconditional("If-Match did not refuse an older version"));
         }
-        let race = format!("{key}-race");
-        let racers = futures_util::future::join_all((0..RACERS).map(|_| self.probe_put(&race, None))).await;
+        let racers = futures_util::future::join_all((0..RACERS).map(|_| self.probe_put(race, None))).await;
         let mut winners = 0;
         for racer in racers {
             winners += usize::from(racer?.is_some());
         }
-        self.clear(&key).await;
-        self.clear(&race).await;
         if winners == 1 {
             Ok(())
         } else {
             Err(ProbeError::Unconditional("of several writers at once more than one won"))
         }
+    }
+
+    /// Reads a key, which need not be there. Without `s3:ListBucket` a missing one is answered with 403, as one that may not be
+    /// read is. Source: Amazon S3 API Reference, "GetObject", section "Permissions".
+    async fn probe_get(
+        &self,
+        key: &str,
+        right: &'static str,
+        what: &'static str,
+    ) -> Result<(), ProbeError> {
+        let request = self.client.get_object().bucket(&*self.bucket).key(key);
+        let Err(error) = Box::pin(request.send()).await else { return Ok(()) };
+        let failure = Failure::read(&error);
+        if is_missing(&failure) {
+            return Ok(());
+        }
+        if failure.status == Some(403) && !failure.keys_refused() {
+            return Err(ProbeError::Lacking { right, failure, what });
+        }
+        Err(ProbeError::Unavailable(failure.unavailable(Dependency::Ledger)))
     }
 
     /// A probe's object that stays behind harms nobody; the lifecycle rule removes it.
@@ -357,6 +394,15 @@ fn read_index(body: &[u8], job: &JobId) -> Taken {
 /// No such object; a bucket that is missing is no answer.
 fn is_missing(failure: &Failure) -> bool {
     failure.status == Some(404) && failure.code.as_deref() != Some("NoSuchBucket")
+}
+
+/// Rights may be taken away while the worker runs: see [`Ledger::probe`].
+fn not_read(failure: &Failure) -> RestoreError {
+    let mut error = failure.unavailable(Dependency::Ledger);
+    if failure.status == Some(403) && !failure.keys_refused() {
+        error.message.push_str("; a missing record looks so, too, while the keys lack s3:ListBucket");
+    }
+    error
 }
 
 fn passing(why: String) -> RestoreError {

@@ -36,6 +36,11 @@ fn reason(failure: &Failure, blob: &BlobRef) -> (Reason, &'static str) {
         _ if failure.kind == Kind::Unsendable => {
             (Reason::BlobForbidden, "the bucket or key cannot be asked for")
         }
+        // Source: Amazon S3 API Reference, "GetObject", section "Permissions".
+        (Some(403), _) => (
+            Reason::BlobForbidden,
+            "the storage refuses the object, or it is missing and the keys lack s3:ListBucket to be told so",
+        ),
         _ => (Reason::BlobForbidden, "the storage refuses the object"),
     }
 }

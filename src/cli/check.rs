@@ -9,7 +9,7 @@ use std::{
 use super::Exit;
 use crate::{
     app::StartError,
-    blob_store::BlobStore,
+    blob_store::{BlobStore, Missing},
     broker::{Broker, Checked, Mode, Wanted},
     config::{self, Config, Sources},
     contract::{Parser, rfc3339},
@@ -139,7 +139,12 @@ async fn storage(config: &Config, metrics: &Arc<Metrics>) -> Line {
             .map_err(StartError::Configuration)?;
         store.probe().await.map_err(StartError::from)
     };
-    line("storage", probed.await.map(|()| "reachable, our keys are taken".into()))
+    let probed = probed.await;
+    let warning = matches!(probed, Ok(Missing::LooksForbidden)).then(|| {
+        let bucket = config.storage.allowed_buckets.first().map_or("the bucket", String::as_str);
+        format!("without s3:ListBucket on {bucket} a missing blob is told as blob_forbidden (a missing object was answered with 403)")
+    });
+    Line { name: "storage", result: probed.map(|_| "reachable, our keys are taken".into()), warning }
 }
 
 async fn ledger(config: &Config, metrics: &Arc<Metrics>) -> Option<Line> {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use restore_worker::domain::hex::hex;
 
-use crate::support::{binary, stack};
+use crate::support::{binary, command, stack};
 
 fn compressed(format: &str, bytes: &[u8]) -> Result<Vec<u8>> {
     use async_compression::tokio::bufread::{GzipEncoder, ZstdEncoder};
@@ -229,5 +229,24 @@ async fn objects_that_cannot_be_read_have_a_reason_each() -> Result<()> {
         let told = &results[&format!("j-{n}")][0];
         assert_eq!(told["error"]["code"].as_str(), Some(*reason), "{key}: {told:#}");
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_right_to_list_a_missing_object_looks_forbidden() -> Result<()> {
+    let stack = stack("without_the_right_to_list").await?;
+    stack.s3.backend().forbid_listing(BLOBS);
+    let _worker = stack.worker(binary(), &[]).await?;
+    let mut emitter = stack.emitter().await?;
+    let mailbox = stack.mailbox("anna");
+    stack.store("there", &ItemSpec::mail(1, 4_096));
+    emitter.publish_all(["there", "missing"].map(|key| create_job(key, &mailbox, key))).await?;
+    let results = emitter.results_of(2).await?;
+    assert_eq!(results["there"][0]["status"], "succeeded", "{results:#?}");
+    let error = &results["missing"][0]["error"];
+    assert_eq!((error["code"].as_str(), error["httpStatus"].as_u64()), (Some("blob_forbidden"), Some(403)));
+    assert!(error["message"].as_str().is_some_and(|text| text.contains("s3:ListBucket")), "{error:#}");
+    let checked = command(&stack, &["check"], b"").await?;
+    assert!(checked.stdout.contains("warning: without s3:ListBucket on backups"), "{checked:?}");
     Ok(())
 }

@@ -464,6 +464,17 @@ async fn a_store_without_conditional_writes_is_refused() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn keys_that_see_no_missing_record_are_refused() -> Result<()> {
+    let stack = stack("keys_that_see_no_missing_record").await?;
+    stack.s3.backend().forbid_listing(RECORDS);
+    let mut worker = stack.spawn(binary(), &QUICK)?;
+    assert_eq!(worker.wait().await?.code(), Some(77), "{}", worker.output());
+    assert!(worker.output().contains("s3:ListBucket"), "{}", worker.output());
+    assert!(stack.s3.backend().keys(RECORDS, "").is_empty(), "the probe leaves nothing behind");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn records_of_a_later_version_are_understood() -> Result<()> {
     let stack = stack("records_of_a_later_version").await?;
     let worker = quick_worker(&stack).await?;

@@ -1,7 +1,7 @@
 //! The store itself: buckets of objects in memory. A condition and the write that depends on it happen under one lock.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
@@ -29,6 +29,7 @@ struct Store {
     buckets: BTreeMap<String, BTreeMap<String, Vec<Version>>>,
     versions: u64,
     ignores_conditions: bool,
+    unlistable: BTreeSet<String>,
 }
 
 /// One version of an object.
@@ -93,6 +94,12 @@ impl Backend {
         self.lock().ignores_conditions = ignore;
     }
 
+    /// Takes the right `s3:ListBucket` of a bucket away: whether an object is missing is then told to nobody. Source: Amazon S3
+    /// API Reference, "GetObject", section "Permissions": without it a missing key is answered with 403.
+    pub fn forbid_listing(&self, bucket: &str) {
+        self.lock().unlistable.insert(bucket.into());
+    }
+
     /// Moves an object to cold storage: GET answers `InvalidObjectState`.
     pub fn archive(&self, bucket: &str, key: &str) {
         if let Some(version) =
@@ -126,13 +133,21 @@ impl Store {
     }
 
     fn find(&self, bucket: &str, key: &str, id: Option<&str>) -> S3Result<Version> {
-        let bucket = self.buckets.get(bucket).ok_or_else(|| s3_error!(NoSuchBucket))?;
-        let versions = bucket.get(key).filter(|v| !v.is_empty()).ok_or_else(|| s3_error!(NoSuchKey))?;
+        let objects = self.buckets.get(bucket).ok_or_else(|| s3_error!(NoSuchBucket))?;
+        let versions = objects.get(key).filter(|v| !v.is_empty());
+        let Some(versions) = versions else {
+            self.may_list(bucket)?;
+            return Err(s3_error!(NoSuchKey));
+        };
         let version = match id {
             None => versions.last(),
             Some(id) => versions.iter().find(|v| v.id == id),
         };
         version.cloned().ok_or_else(|| s3_error!(NoSuchVersion))
+    }
+
+    fn may_list(&self, bucket: &str) -> S3Result<()> {
+        if self.unlistable.contains(bucket) { Err(s3_error!(AccessDenied)) } else { Ok(()) }
     }
 }
 
@@ -267,6 +282,7 @@ impl S3 for Backend {
         let most = usize::try_from(input.max_keys.unwrap_or(1_000)).unwrap_or(1_000);
         let store = self.lock();
         let bucket = store.buckets.get(&*input.bucket).ok_or_else(|| s3_error!(NoSuchBucket))?;
+        store.may_list(&input.bucket)?;
         let mut found = bucket.iter().filter(|(key, _)| key.starts_with(&prefix) && **key > after);
         let contents: Vec<Object> = found
             .by_ref()
