@@ -165,15 +165,16 @@ impl Ledger {
     /// Passing, of the ledger.
     pub async fn take(
         &self,
-        job: &RestoreJob,
+        job: &JobId,
+        tenant: &TenantId,
         mailbox: &MailboxId,
         item: &ItemId,
         settles: Option<UnixMillis>,
     ) -> Result<Taken, RestoreError> {
-        let key = self.item_key(&job.tenant, mailbox, item);
+        let key = self.item_key(tenant, mailbox, item);
         let body = match settles {
-            Some(settles) => format!("{}\n{}", job.id, settles.0),
-            None => job.id.to_string(),
+            Some(settles) => format!("{job}\n{}", settles.0),
+            None => job.to_string(),
         };
         if let Written::Stands(_) = self.put(&key, body.into_bytes(), None, "take").await? {
             return Ok(Taken::Ours);
@@ -187,14 +188,15 @@ impl Ledger {
     /// Passing, of the ledger.
     pub async fn whose(
         &self,
-        job: &RestoreJob,
+        job: &JobId,
+        tenant: &TenantId,
         mailbox: &MailboxId,
         item: &ItemId,
     ) -> Result<Option<Taken>, RestoreError> {
-        self.owner(job, &self.item_key(&job.tenant, mailbox, item)).await
+        self.owner(job, &self.item_key(tenant, mailbox, item)).await
     }
 
-    async fn owner(&self, job: &RestoreJob, key: &str) -> Result<Option<Taken>, RestoreError> {
+    async fn owner(&self, job: &JobId, key: &str) -> Result<Option<Taken>, RestoreError> {
         let request = self.client.get_object().bucket(&*self.bucket).key(key);
         let object = match Box::pin(request.send()).await {
             Ok(object) => object,
@@ -204,7 +206,7 @@ impl Ledger {
             }
         };
         let body = object.body.collect().await.map_err(|_| passing("an item's index broke off".into()))?;
-        Ok(Some(read_index(&body.into_bytes(), &job.id)))
+        Ok(Some(read_index(&body.into_bytes(), job)))
     }
 
     async fn put(

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     event::{Failure, Imported},
-    job::{ChangeKey, Invalid, ItemId, MailboxId, UnixMillis},
+    job::{ChangeKey, Invalid, ItemId, MailboxId, TenantId, UnixMillis},
     reason::Reason,
 };
 
@@ -62,6 +62,12 @@ pub struct Trail {
     pub first_claim: i64,
     /// The mailbox actually posted to.
     pub mailbox: String,
+    /// Its tenant; with it the index of an item can be found without the job. Missing where an earlier version claimed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// The job's mode; missing likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
     /// Bodies that may have been completed.
     pub sends: u32,
     /// How long the claim holds, from the store's time of the write (ms).
@@ -239,6 +245,10 @@ pub struct NewClaim {
     pub now: UnixMillis,
     /// The mailbox that will be posted to.
     pub mailbox: String,
+    /// Its tenant.
+    pub tenant: TenantId,
+    /// The job's mode.
+    pub mode: &'static str,
     /// How long it holds.
     pub lease: Duration,
     /// The blob's `ETag`.
@@ -288,6 +298,8 @@ impl Record {
             worker: claim.worker,
             first_claim: earlier.map_or(claim.now.0, |t| t.first_claim.min(claim.now.0)),
             mailbox: earlier.filter(|t| t.sends > 0).map_or(claim.mailbox, |t| t.mailbox.clone()),
+            tenant: Some(claim.tenant.as_str().into()),
+            mode: Some(claim.mode.into()),
             sends: earlier.map_or(0, |t| t.sends) + 1,
             lease_ms: millis(claim.lease),
             lease_ended: None,
@@ -447,6 +459,8 @@ mod tests {
             worker: "w".into(),
             now: UnixMillis(now),
             mailbox: "m".into(),
+            tenant: TenantId::parse("contoso.com").expect("a tenant"),
+            mode: "create",
             lease: LEASE,
             etag: None,
             search_key: None,

@@ -178,6 +178,8 @@ impl Pipeline {
                 worker: self.worker.name.clone(),
                 now: self.exchange.server_clock().now(),
                 mailbox: mailbox.as_str().to_owned(),
+                tenant: course.job.tenant.clone(),
+                mode: course.job.mode.as_str(),
                 lease,
                 etag: blob.etag().map(str::to_owned),
                 search_key: blob.search_key_hint().map(|key| hex(&key)),
@@ -292,7 +294,7 @@ impl Pipeline {
         let mailbox = course.mailbox();
         if course.job.mode == ImportMode::Create
             && success.evidence != Evidence::Found
-            && ledger.take(&course.job, &mailbox, &success.imported.item_id, None).await? != Taken::Ours
+            && ledger.take(&course.job.id, &course.job.tenant, &mailbox, &success.imported.item_id, None).await? != Taken::Ours
         {
             // A copy that says so would say it for ever.
             course.journey.imported = None;

@@ -174,11 +174,12 @@ impl Pipeline {
         };
         let now = self.exchange.server_clock().now();
         let hits = hits(seen, &identity, since, now, self.in_doubt.ripe_after());
+        let (id, tenant) = (&course.job.id, &course.job.tenant);
         // What this job has taken before it lost sight of it comes first: nobody else can have it any more.
         let (mut taken, mut free) = (Vec::new(), Vec::new());
         let mut swapped = Duration::ZERO;
         for item in hits.ripe {
-            match ledger.whose(&course.job, &mailbox, &item.item_id).await? {
+            match ledger.whose(id, tenant, &mailbox, &item.item_id).await? {
                 Some(Taken::Ours) => taken.push(item),
                 // It may be this job's, found by a copy whose own import is still on the way: that one is this job's then.
                 Some(Taken::Others { settles }) => {
@@ -191,7 +192,7 @@ impl Pipeline {
             if taken.len() >= usize::try_from(trail.sends.max(1)).unwrap_or(usize::MAX) {
                 break;
             }
-            match ledger.take(&course.job, &mailbox, &item.item_id, Some(settling.ends)).await? {
+            match ledger.take(id, tenant, &mailbox, &item.item_id, Some(settling.ends)).await? {
                 Taken::Ours => taken.push(item),
                 // Taken since we asked: ask again.
                 Taken::Others { .. } => swapped = swapped.max(LOOK_AGAIN),

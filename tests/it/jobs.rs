@@ -104,3 +104,25 @@ async fn a_job_that_was_not_imported_can_be_sent_back() -> Result<()> {
     assert_eq!(record(&stack, "j-2")?["state"], "unknown");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_item_is_its_jobs_own_even_if_the_letter_is_gone() -> Result<()> {
+    let stack = stack("an_item_is_its_jobs_own").await?;
+    let _worker = stack.worker(binary(), &quick_and(&[("IN_DOUBT__LOOK", "false")])).await?;
+    let mut emitter = stack.emitter().await?;
+    let mailbox = stack.mailbox("anna");
+    for (job, letters) in [("j-1", 1), ("j-2", 2)] {
+        unknown(&stack, &mut emitter, job, &mailbox).await?;
+        emitter.depth_reaches("restore.dead-letters", letters).await?;
+    }
+    let dropped = command(&stack, &["dead-letters", "drop", "--job", "j-1"], b"").await?;
+    assert_eq!(dropped.code, Some(0), "{dropped:?}");
+    let resolved = command(&stack, &["jobs", "resolve", "j-1", "--imported", "ITEM,KEY"], b"").await?;
+    assert!(resolved.code == Some(0) && resolved.stderr.contains("no dead letter"), "{resolved:?}");
+    assert_eq!(record(&stack, "j-1")?["state"], "imported");
+    let told = emitter.next_result().await?.json()?;
+    assert_eq!((&told["jobId"], &told["itemId"]), (&json!("j-1"), &json!("ITEM")), "{told:#}");
+    let theirs = command(&stack, &["jobs", "resolve", "j-2", "--imported", "ITEM,KEY"], b"").await?;
+    assert!(theirs.code == Some(1) && theirs.stderr.contains("belongs to another job"), "{theirs:?}");
+    Ok(())
+}

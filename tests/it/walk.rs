@@ -16,7 +16,7 @@ use std::{
 use restore_worker::{
     domain::{
         ChangeKey, Dependency, Evidence, Failure, Imported, ItemId, ItemIdentity, Reason, RestoreError,
-        SeenItem, UnixMillis,
+        SeenItem, TenantId, UnixMillis,
         doubt::hits,
         record::{Admission, Claimant, NewClaim, Record, Standing, State, admit},
         retry::Backoff,
@@ -577,6 +577,8 @@ impl World {
             worker: w.to_string(),
             now: UnixMillis(self.now),
             mailbox: "m".into(),
+            tenant: TenantId::parse("contoso.com").expect("a tenant"),
+            mode: "create",
             lease: LEASE,
             etag: None,
             search_key: None,

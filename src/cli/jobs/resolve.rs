@@ -16,7 +16,7 @@ use crate::{
     config::Operator,
     contract::{Rendered, Subject, Worker, event},
     domain::{
-        Event, ImportMode, Imported, JobId, RestoreJob,
+        Event, Imported, JobId, RestoreJob, TenantId,
         record::Record,
         resolution::{Resolution, Resolved},
     },
@@ -47,7 +47,7 @@ pub(super) async fn resolve(
     }
     if letter.is_none() {
         told(
-            "no dead letter of the job lies here: its event will lack what only the job says, and goes to broker.results",
+            "no dead letter of the job lies here: its event will lack what only the job says (mailbox, folder, blob, metadata), and goes to broker.results",
         );
     }
     write(&ledger, &held, resolved, &resolution, letter.as_ref(), job).await?;
@@ -75,23 +75,45 @@ async fn write(
     job: &JobId,
 ) -> Result<(), Trouble> {
     let Resolved::Write(record) = resolved else { return Ok(()) };
-    let found = letter.and_then(|letter| letter.job.as_ref().ok());
-    if let (Resolution::Imported(imported), Some(found)) = (resolution, found)
-        && found.mode == ImportMode::Create
-    {
-        let mailbox = held.standing.record.posted_to().unwrap_or_else(|| found.mailbox.clone());
-        let taken = ledger.take(found, &mailbox, &imported.item_id, None).await;
-        if taken.map_err(StartError::from)? != Taken::Ours {
-            return Err(anyhow!(
-                "the item belongs to another job; this job's item is another one, or it has none"
-            )
-            .into());
-        }
+    if let Resolution::Imported(imported) = resolution {
+        let found = letter.and_then(|letter| letter.job.as_ref().ok()).map(|job| &**job);
+        take(ledger, &held.standing.record, imported, found, job).await?;
     }
     match ledger.write(job, &record, Some(&held.etag), "resolve").await.map_err(StartError::from)? {
         Written::Stands(_) => Ok(()),
         Written::Lost => {
             Err(anyhow!("the record of job {job} has changed meanwhile; look at it again").into())
+        }
+    }
+}
+
+/// An item that a job made is its own, as after an answered import. What it takes to say so is in the job, and in its last claim.
+async fn take(
+    ledger: &Ledger,
+    record: &Record,
+    imported: &Imported,
+    found: Option<&RestoreJob>,
+    job: &JobId,
+) -> Result<(), Trouble> {
+    let claim = record.trail.as_ref();
+    let mode = found.map(|job| job.mode.as_str()).or_else(|| claim?.mode.as_deref());
+    let tenant = found.map(|job| job.tenant.clone());
+    let tenant = tenant.or_else(|| TenantId::parse(claim?.tenant.as_deref()?).ok());
+    let mailbox = record.posted_to().or_else(|| found.map(|job| job.mailbox.clone()));
+    let (tenant, mailbox) = match (mode, tenant, mailbox) {
+        (Some("update"), ..) => return Ok(()),
+        (_, Some(tenant), Some(mailbox)) => (tenant, mailbox),
+        (_, None, _) | (_, _, None) => {
+            told(
+                "an earlier version claimed the job and noted no tenant: that the item is this job's is in its own record only, and a job in doubt about the same blob could take it, too",
+            );
+            return Ok(());
+        }
+    };
+    match ledger.take(job, &tenant, &mailbox, &imported.item_id, None).await.map_err(StartError::from)? {
+        Taken::Ours => Ok(()),
+        Taken::Others { .. } => {
+            Err(anyhow!("the item belongs to another job; this job's item is another one, or it has none").into())
         }
     }
 }

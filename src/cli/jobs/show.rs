@@ -89,6 +89,11 @@ fn text(standing: &Standing) -> String {
         row("worker", &trail.worker);
         row("first claim", &rfc3339(UnixMillis(trail.first_claim)));
         row("mailbox", &trail.mailbox);
+        for (name, value) in [("tenant", &trail.tenant), ("mode", &trail.mode)] {
+            if let Some(value) = value {
+                row(name, value);
+            }
+        }
         row("sends", &trail.sends.to_string());
         if let Some(ended) = trail.lease_ended {
             row("claim ended", &rfc3339(UnixMillis(ended)));
