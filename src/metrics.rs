@@ -17,7 +17,7 @@ pub struct Metrics {
     registry: Registry,
     /// Jobs by end: `mode`, `status`, `reason` (empty on succeeded).
     pub jobs: IntCounterVec,
-    /// First reception to end, by `mode`, `status`.
+    /// First reception, or the last replay, to end, by `mode`, `status`.
     pub job_duration: HistogramVec,
     /// Time in each `stage`.
     pub stage_duration: HistogramVec,
@@ -90,7 +90,7 @@ impl Metrics {
             job_duration: seconds(
                 r,
                 "restore_job_duration_seconds",
-                "From the first reception of a job to its end.",
+                "From the first reception of a job, or its last replay, to its end.",
                 &["mode", "status"],
             )?,
             stage_duration: seconds(
@@ -111,7 +111,7 @@ impl Metrics {
                 r,
                 Gauge::new(
                     "restore_oldest_job_age_seconds",
-                    "Age since first reception of the oldest job held in memory.",
+                    "Age of the oldest job held in memory, since it was first received or last replayed.",
                 )?,
             )?,
             deliveries: counters(

@@ -112,7 +112,7 @@ impl Pipeline {
     /// One delivery from beginning to end.
     async fn run_job(&self, envelope: Envelope) {
         let Envelope { source, job, message, journey, received, settlement } = envelope;
-        let _in_hand = self.held.enter(journey.first_received);
+        let _in_hand = self.held.enter(journey.began());
         let job = match job {
             Ok(job) => job,
             Err(malformed) => {

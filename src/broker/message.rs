@@ -156,6 +156,7 @@ impl Message {
             not_before: moment(header::NOT_BEFORE),
             turn: moment(header::TURN),
             first_received: moment(header::FIRST_RECEIVED).filter(|t| *t <= now).unwrap_or(now),
+            replayed_at: moment(header::REPLAYED_AT).filter(|t| *t <= now),
             replay: small(header::REPLAY),
             submitted_by: self.0.user_id.clone().or_else(|| word(header::SUBMITTED_BY)),
             force: word(header::FORCE),
@@ -251,7 +252,11 @@ fn write_journey(headers: &mut FieldTable, journey: &Journey) {
     put_number(headers, header::PARKED, i64::try_from(journey.parked.as_millis()).unwrap_or(i64::MAX));
     put_number(headers, header::FIRST_RECEIVED, journey.first_received.0);
     put_number(headers, header::REPLAY, i64::from(journey.replay));
-    for (name, moment) in [(header::NOT_BEFORE, journey.not_before), (header::TURN, journey.turn)] {
+    for (name, moment) in [
+        (header::NOT_BEFORE, journey.not_before),
+        (header::TURN, journey.turn),
+        (header::REPLAYED_AT, journey.replayed_at),
+    ] {
         if let Some(moment) = moment {
             put_number(headers, name, moment.0);
         }
@@ -384,6 +389,7 @@ mod tests {
             not_before: Some(UnixMillis(9_000)),
             turn: Some(UnixMillis(9_500)),
             first_received: UnixMillis(7_000),
+            replayed_at: Some(UnixMillis(8_000)),
             replay: 1,
             submitted_by: Some("anna".into()),
             force: Some("claim".into()),

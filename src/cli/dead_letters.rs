@@ -206,7 +206,7 @@ impl Round {
     async fn act(&self, broker: &Broker, letter: Letter, facts: Facts) -> Result<(), StartError> {
         if let Action::Replay { force } = self.action {
             let force = facts.claim.filter(|_| force);
-            let journey = letter.message.journey(self.now).replayed(force);
+            let journey = letter.message.journey(self.now).replayed(self.now, force);
             broker.publisher().replay(&letter.message, &journey).await.map_err(|error| match error {
                 PublishError::Unroutable(_) | PublishError::Refused => {
                     StartError::Configuration(format!("a job cannot be sent back: {error}"))

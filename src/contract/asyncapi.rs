@@ -29,7 +29,7 @@ pub fn document(names: &Names, version: &str, shards: ShardCount) -> Value {
         "defaultContentType": "application/json",
         "channels": {
             "jobs": queue(names.jobs(), names.exchange(), "Work. Publish mandatory and confirmed, here or through the default exchange.", "job"),
-            "results": queue(&names.results(), names.exchange(), "How jobs ended, unless the job names a `reply-to` of its own.", "result"),
+            "results": queue(&names.results(), names.exchange(), "How jobs ended, unless the job names a `reply-to` of its own (as `submit` does: a queue <prefix>.replies.<id>).", "result"),
             "deadLetters": queue(names.dead_letters(), names.exchange(), "Jobs that ended as failed or unknown, bodies untouched.", "deadLetter"),
             "shards": shards_channel(names, shards),
         },
@@ -132,9 +132,12 @@ fn dead_letter() -> Value {
             (header::REPLAY, "integer", "Round of replay."),
             (header::ATTEMPT, "integer", "Attempts spent."),
             (header::PARKED, "integer", "Milliseconds spent parked."),
-            (header::FIRST_RECEIVED, "integer", "When a worker first received the job (unix ms)."),
+            (header::FIRST_RECEIVED, "integer", "When a worker first received the job, in whatever round (unix ms)."),
+            (header::REPLAYED_AT, "integer", "When it was last sent back (unix ms)."),
             (header::SUBMITTED_BY, "string", "AMQP user-id of the emitter."),
             (header::CLAIM, "string", "The claim id of the unknown record behind it."),
+            (header::FORCE, "string", "The claim id against which its round allowed one new import."),
+            (header::IMPORTED, "string", "itemId,changeKey of an import that only its record misses."),
         ]),
         "payload": {},
     })

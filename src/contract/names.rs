@@ -24,6 +24,8 @@ pub mod header {
     pub const TURN: &str = "restore-turn";
     /// When a worker first received the job (unix ms).
     pub const FIRST_RECEIVED: &str = "restore-first-received";
+    /// When an operator sent the job back (unix ms): its age counts from then on.
+    pub const REPLAYED_AT: &str = "restore-replayed-at";
     /// Round of replay.
     pub const REPLAY: &str = "restore-replay";
     /// Reason code of a dead letter.

@@ -15,8 +15,10 @@ pub struct Journey {
     pub not_before: Option<UnixMillis>,
     /// When its turn in its lane comes (own clock), as the lane told when it was sent to sleep.
     pub turn: Option<UnixMillis>,
-    /// When a worker first received the job (own clock).
+    /// When a worker first received the job, in whatever round (own clock): no item of the job is older.
     pub first_received: UnixMillis,
+    /// When it was sent back for this round of replay (own clock).
+    pub replayed_at: Option<UnixMillis>,
     /// Round of replay.
     pub replay: u32,
     /// AMQP `user-id` of the emitter.
@@ -36,11 +38,18 @@ impl Journey {
         self.claim.is_some() && self.claim != self.force
     }
 
-    /// The first step of a further round: attempts and parked time begin anew, and nothing is waited for. `force` is the claim
-    /// of the unknown record against which this round may import once more.
+    /// What the job's age counts from: how long its letter lay is nobody's delay.
     #[must_use]
-    pub fn replayed(&self, force: Option<String>) -> Self {
+    pub fn began(&self) -> UnixMillis {
+        self.replayed_at.map_or(self.first_received, |at| at.max(self.first_received))
+    }
+
+    /// The first step of a further round: attempts, parked time and age begin anew, and nothing is waited for. `force` is the
+    /// claim of the unknown record against which this round may import once more.
+    #[must_use]
+    pub fn replayed(&self, now: UnixMillis, force: Option<String>) -> Self {
         Self {
+            replayed_at: Some(now),
             attempt: 0,
             parked: Duration::ZERO,
             not_before: None,
@@ -64,6 +73,7 @@ mod tests {
             not_before: Some(UnixMillis(1)),
             turn: Some(UnixMillis(2)),
             first_received: UnixMillis(3),
+            replayed_at: Some(UnixMillis(4)),
             replay: 1,
             submitted_by: Some("anna".into()),
             force: Some("used".into()),
@@ -72,13 +82,16 @@ mod tests {
         };
         let expected = Journey {
             first_received: UnixMillis(3),
+            replayed_at: Some(UnixMillis(9)),
             replay: 2,
             submitted_by: Some("anna".into()),
             claim: Some("claim".into()),
             ..Journey::default()
         };
-        assert_eq!(spent.replayed(None), expected);
-        assert!(spent.replayed(None).is_in_doubt() && !spent.replayed(Some("claim".into())).is_in_doubt());
-        assert_eq!(spent.replayed(Some("claim".into())).force.as_deref(), Some("claim"));
+        let again = |force: Option<&str>| spent.replayed(UnixMillis(9), force.map(str::to_owned));
+        assert_eq!(again(None), expected);
+        assert_eq!((spent.began(), again(None).began()), (UnixMillis(4), UnixMillis(9)));
+        assert!(again(None).is_in_doubt() && !again(Some("claim")).is_in_doubt());
+        assert_eq!(again(Some("claim")).force.as_deref(), Some("claim"));
     }
 }

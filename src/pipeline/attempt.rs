@@ -125,7 +125,7 @@ impl Pipeline {
     }
 
     async fn restore(&self, course: &mut Course, pass: &mut LanePass) -> Result<Success, End> {
-        course.timings.queued = now().since(course.journey.first_received);
+        course.timings.queued = now().since(course.journey.began());
         let result = self.fetch_and_send(course, pass).await;
         if course.claim.is_none() {
             // Nothing was sent, or what was sent is certainly no item.

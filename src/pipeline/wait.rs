@@ -163,16 +163,16 @@ fn tier_for(tiers: &[Tier], after: Duration) -> usize {
     tiers.iter().rposition(|tier| tier.ttl <= after).unwrap_or(0)
 }
 
-/// The jobs in hand, by first reception: for the age of the oldest.
+/// The jobs in hand, by the moment that their age counts from.
 #[derive(Clone, Debug, Default)]
 pub struct Held(Arc<Mutex<BTreeMap<UnixMillis, usize>>>);
 
 impl Held {
     /// Counts a job for as long as the value lives.
     #[must_use]
-    pub fn enter(&self, first_received: UnixMillis) -> InHand {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(first_received).or_default() += 1;
-        InHand { held: self.clone(), first_received }
+    pub fn enter(&self, began: UnixMillis) -> InHand {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(began).or_default() += 1;
+        InHand { held: self.clone(), began }
     }
 
     /// Age of the oldest.
@@ -187,16 +187,16 @@ impl Held {
 #[derive(Debug)]
 pub struct InHand {
     held: Held,
-    first_received: UnixMillis,
+    began: UnixMillis,
 }
 
 impl Drop for InHand {
     fn drop(&mut self) {
         let mut held = self.held.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = held.get_mut(&self.first_received) {
+        if let Some(count) = held.get_mut(&self.began) {
             *count -= 1;
             if *count == 0 {
-                held.remove(&self.first_received);
+                held.remove(&self.began);
             }
         }
     }

@@ -11,7 +11,7 @@ use restore_sandbox::{
 };
 use serde_json::Value;
 
-use crate::support::{Output, binary, command, quick_and, stack, unknown};
+use crate::support::{Output, binary, command, headers, quick_and, stack, unknown};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const QUEUE: &str = "restore.dead-letters";
@@ -108,6 +108,31 @@ async fn letters_are_listed_chosen_and_sent_back() -> Result<()> {
     assert_eq!(ids(&listed(&stack, &[]).await?), ["b-1"]);
     let wrong = letters(&stack, &["list", "--reason", "mailbox_ful"]).await?;
     assert!(wrong.code == Some(2) && wrong.stderr.contains("mailbox_full"), "{wrong:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replays_age_begins_with_it() -> Result<()> {
+    const HOURS: u64 = 8 * 3_600_000;
+    let stack = stack("a_replays_age_begins_with_it").await?;
+    let _worker = stack.worker(binary(), &[]).await?;
+    let mut emitter = stack.emitter().await?;
+    let mailbox = stack.mailbox("anna");
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis();
+    let since = (since - u128::from(HOURS)).to_string();
+    let job = create_job("j-1", &mailbox, "j-1.fts").to_string();
+    emitter.publish_raw(job.as_bytes(), headers(&[("restore-first-received", &since)])).await?;
+    let taken = |event: &Value| event["timings"]["totalMs"].as_u64().unwrap_or_default();
+    let first = emitter.next_result().await?.json()?;
+    assert!(first["status"] == "failed" && taken(&first) >= HOURS, "{first:#}");
+    for round in 1..=2 {
+        emitter.depth_reaches(QUEUE, 1).await?;
+        let received = listed(&stack, &["--older-than", "7h"]).await?;
+        assert_eq!(ids(&received), ["j-1"], "the letter keeps when it was first received");
+        assert_eq!(letters(&stack, &["replay"]).await?.code, Some(0));
+        let again = emitter.next_result().await?.json()?;
+        assert!(again["replay"] == round && taken(&again) < HOURS, "{again:#}");
+    }
     Ok(())
 }
 
