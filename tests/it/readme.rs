@@ -5,15 +5,55 @@ use std::collections::BTreeSet;
 use restore_worker::{
     cli::Exit,
     config,
+    contract::names::Names,
     domain::{MailboxId, Reason, ShardCount},
 };
 
 const README: &str = include_str!("../../README.md");
 const FAULTS: &str = include_str!("../../docs/exchange-faults.md");
+const OPERATORS: &str = include_str!("../../docs/operators.md");
 
 /// The first cells of a section's table in the README, without back ticks.
 fn cells(section: &str) -> BTreeSet<String> {
     rows(README, section).collect()
+}
+
+/// The first cells of a page's table under this head, without back ticks.
+fn table(page: &str, head: &str) -> BTreeSet<String> {
+    let rows = page.split(&format!("\n| {head} |")).nth(1).expect("the table is there").lines().skip(2);
+    let rows = rows.take_while(|line| line.starts_with("| "));
+    rows.filter_map(|row| Some(row.split('|').nth(1)?.trim().trim_matches('`').to_owned())).collect()
+}
+
+/// The texts in a piece of code that begin so.
+fn texts(source: &str, begin: &str) -> BTreeSet<String> {
+    source.split('"').skip(1).step_by(2).filter(|text| text.starts_with(begin)).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_name_at_the_broker_has_its_row() {
+    let headers = include_str!("../../src/contract/names.rs").split("pub mod header {").nth(1).expect("headers");
+    let headers = headers.split("\n}\n").next().expect("its end");
+    assert_eq!(table(OPERATORS, "header"), texts(headers, "restore-"));
+
+    let kinds = include_str!("../../src/broker/publisher.rs").split("impl Kind {").nth(1).expect("kinds");
+    assert_eq!(table(OPERATORS, "kind"), texts(kinds.split("\n}\n").next().expect("its end"), ""));
+
+    let names = Names::new("restore", None, None);
+    let count = ShardCount::new(7).expect("a count");
+    let shard = names.shard(count.shards().next().expect("a shard")).replace("7.0", "<count>.<n>");
+    let queues = [
+        names.jobs().into(),
+        names.wait("<tier>"),
+        shard,
+        names.given_up(),
+        names.results(),
+        names.dead_letters().into(),
+        names.replies("<id>"),
+        names.echo("<id>"),
+        names.probe("<id>"),
+    ];
+    assert_eq!(table(OPERATORS, "queue"), queues.into());
 }
 
 /// The first cells of a section's table, in order.
