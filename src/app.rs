@@ -100,6 +100,7 @@ impl App {
         for warning in config::warnings(&config) {
             warn!("{warning}");
         }
+        Pipeline::at_zero(&metrics);
         let parser = Parser { default_tenant: config.default_tenant.clone() };
         let broker = Broker::new(config.broker.clone(), parser, Arc::clone(&metrics));
         let blobs = BlobStore::connect(config.storage.clone(), Arc::clone(&metrics)).await;

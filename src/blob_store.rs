@@ -23,7 +23,7 @@ use crate::{
     domain::{
         BlobRef, Compression, Dependency, Encoding, Fault, OursScope, Reason, RestoreError, RestoreJob,
     },
-    fts::PreflightMode,
+    fts::{Finding, PreflightMode},
     metrics::Metrics,
     s3_client::{self, Client, Failure},
 };
@@ -85,6 +85,8 @@ impl BlobStore {
                 "storage.allowed_buckets is empty: jobs may name any bucket that our keys can read"
             );
         }
+        Metrics::at_zero(&metrics.bytes, [["fetched"]]);
+        Metrics::at_zero(&metrics.preflight_findings, Finding::ALL.iter().map(|finding| [finding.as_str()]));
         Ok(Self { client, settings: Arc::new(settings), metrics })
     }
 

@@ -181,6 +181,8 @@ impl Broker {
     #[must_use]
     pub fn new(settings: Settings, parser: Parser, metrics: Arc<Metrics>) -> Self {
         let settings = Arc::new(settings);
+        consumer::at_zero(&metrics);
+        publisher::at_zero(&metrics);
         Self {
             publisher: Publisher::new(Arc::clone(&settings), Arc::clone(&metrics)),
             settings,

@@ -101,6 +101,9 @@ impl Settings {
     }
 }
 
+/// The label `event` of a session that was refused.
+const REJECTED: &str = "rejected";
+
 fn send_timeout(length: u64, request_timeout: Duration, min_upload_rate: u64) -> Duration {
     let seconds = Exchange::request_bytes(length).div_ceil(min_upload_rate.max(1));
     request_timeout.saturating_add(Duration::from_secs(seconds))
@@ -126,6 +129,10 @@ impl Exchange {
         let local = client::local(settings.request_timeout)?;
         let identity =
             Identity::new(settings.identity, root.scope(), graph.clone(), local, Arc::clone(&metrics))?;
+        graph::at_zero(&metrics);
+        Metrics::at_zero(&metrics.bytes, [["uploaded"]]);
+        Metrics::at_zero(&metrics.sessions, session::Event::ALL.map(|event| [event.as_str()]));
+        Metrics::at_zero(&metrics.sessions, [[REJECTED]]);
         Ok(Self {
             root,
             hosts,
@@ -163,7 +170,7 @@ impl Exchange {
     /// The session was refused: the next [`Self::session`] opens another, unless that has happened already.
     pub async fn forget_session(&self, session: &ImportSession) {
         if self.sessions.forget(session).await {
-            self.metrics.sessions.with_label_values(&["rejected"]).inc();
+            self.metrics.sessions.with_label_values(&[REJECTED]).inc();
         }
     }
 

@@ -67,7 +67,7 @@ pub struct Metrics {
     pub broker_reconnects: IntCounterVec,
     /// Publishes by `kind`, `outcome`.
     pub publish: IntCounterVec,
-    /// When a job last succeeded, unix seconds.
+    /// When a job last succeeded, unix seconds; 0: none has since this worker started.
     pub last_success: Gauge,
 }
 
@@ -206,7 +206,10 @@ impl Metrics {
             publish: counters(r, "restore_publish_total", "Messages published.", &["kind", "outcome"])?,
             last_success: add(
                 r,
-                Gauge::new("restore_last_success_timestamp_seconds", "When a job last succeeded.")?,
+                Gauge::new(
+                    "restore_last_success_timestamp_seconds",
+                    "When a job last succeeded; 0: none has since this worker started.",
+                )?,
             )?,
             registry: registry.clone(),
         };
@@ -223,6 +226,17 @@ impl Metrics {
     /// When encoding fails: never for what this file registers.
     pub fn render(&self) -> Result<String, prometheus::Error> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+
+    /// Shows series before their first event: who sees a counter for the first time at 1 sees no increase. Each room does so for the
+    /// labels that it knows. Source: Prometheus, "Instrumentation", section "Avoid missing metrics".
+    pub fn at_zero<const N: usize>(
+        counters: &IntCounterVec,
+        series: impl IntoIterator<Item = [&'static str; N]>,
+    ) {
+        for labels in series {
+            counters.with_label_values(&labels).inc_by(0);
+        }
     }
 
     /// The histogram of one stage.

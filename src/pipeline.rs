@@ -101,6 +101,16 @@ pub use report::Identifiers;
 pub use wait::Held as HeldJobs;
 
 impl Pipeline {
+    /// The counters of what happens to jobs, before anything has happened.
+    pub fn at_zero(metrics: &Metrics) {
+        Self::ends_at_zero(metrics);
+        Metrics::at_zero(
+            &metrics.in_doubt,
+            ["found", "not_imported", "unknown"].map(|resolution| [resolution]),
+        );
+        Metrics::at_zero(&metrics.intake, ["sharded", "rejected"].map(|outcome| [outcome]));
+    }
+
     /// Takes deliveries until there are no more; each runs as a task of its own.
     pub async fn consume(self: Arc<Self>, mut deliveries: mpsc::Receiver<Envelope>) {
         while let Some(envelope) = deliveries.recv().await {

@@ -130,6 +130,10 @@ pub(super) enum Lost {
 }
 
 impl Lost {
+    /// Every cause.
+    const CAUSES: [&str; 5] =
+        ["connect_failed", "connection_lost", "channel_closed", "consumer_cancelled", "deaf"];
+
     const fn cause(&self) -> &'static str {
         match self {
             Self::Connect(_) => "connect_failed",
@@ -180,6 +184,13 @@ const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::f
 const GIVEN_UP_PREFETCH: u16 = 16;
 /// How long a cancelled consumer may take to hand over what it holds.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The counters of consuming, before anything has happened.
+pub(super) fn at_zero(metrics: &Metrics) {
+    let kinds = ["first", "redelivered", "retried", "parked", "returned"];
+    Metrics::at_zero(&metrics.deliveries, kinds.map(|kind| [kind]));
+    Metrics::at_zero(&metrics.broker_reconnects, Lost::CAUSES.map(|cause| [cause]));
+}
 
 impl Broker {
     /// Consumes until told to drain; whatever is lost is built anew.

@@ -59,6 +59,9 @@ enum Kind {
 }
 
 impl Kind {
+    /// What a worker publishes; commands count for themselves alone.
+    const OF_A_WORKER: [Self; 5] = [Self::Event, Self::Park, Self::Shard, Self::DeadLetter, Self::Echo];
+
     const fn as_str(self) -> &'static str {
         match self {
             Self::Event => "event",
@@ -70,6 +73,30 @@ impl Kind {
             Self::Replay => "replay",
         }
     }
+}
+
+/// The label `cause` of a publishing connection that was made anew.
+const CONNECTION_LOST: &str = "publish_connection_lost";
+/// Every outcome of a publish.
+const OUTCOMES: [&str; 4] = ["confirmed", "unroutable", "refused", "unconfirmed"];
+
+/// The label `outcome`.
+fn outcome(published: &Result<(), PublishError>) -> &'static str {
+    let [confirmed, unroutable, refused, unconfirmed] = OUTCOMES;
+    match published {
+        Ok(()) => confirmed,
+        Err(PublishError::Unroutable(_)) => unroutable,
+        Err(PublishError::Refused) => refused,
+        Err(PublishError::Unconfirmed(_)) => unconfirmed,
+    }
+}
+
+/// The counters of publishing, before anything has happened.
+pub(super) fn at_zero(metrics: &Metrics) {
+    for kind in Kind::OF_A_WORKER {
+        Metrics::at_zero(&metrics.publish, OUTCOMES.map(|outcome| [kind.as_str(), outcome]));
+    }
+    Metrics::at_zero(&metrics.broker_reconnects, [[CONNECTION_LOST]]);
 }
 
 /// Where an event goes.
@@ -268,13 +295,7 @@ impl Publisher {
     ) -> Result<(), PublishError> {
         // Boxed, so that a job that only may publish later does not hold the room for it.
         let published = Box::pin(self.try_publish(exchange, key, body, properties)).await;
-        let outcome = match &published {
-            Ok(()) => "confirmed",
-            Err(PublishError::Unroutable(_)) => "unroutable",
-            Err(PublishError::Refused) => "refused",
-            Err(PublishError::Unconfirmed(_)) => "unconfirmed",
-        };
-        self.0.metrics.publish.with_label_values(&[kind.as_str(), outcome]).inc();
+        self.0.metrics.publish.with_label_values(&[kind.as_str(), outcome(&published)]).inc();
         published
     }
 
@@ -371,7 +392,7 @@ impl Publisher {
         let name = self.0.settings.connection_name("publish");
         let connection = Arc::new(self.0.settings.address.connect(&name).await?);
         if held(&self.0.connection).replace(Arc::clone(&connection)).is_some() {
-            self.0.metrics.broker_reconnects.with_label_values(&["publish_connection_lost"]).inc();
+            self.0.metrics.broker_reconnects.with_label_values(&[CONNECTION_LOST]).inc();
             info!("the publishing connection stands again");
         }
         Ok(connection)

@@ -60,6 +60,10 @@ pub enum Limit {
 }
 
 impl Limit {
+    /// Every limit.
+    pub const ALL: [Self; 5] =
+        [Self::IncomingBytes, Self::MailboxConcurrency, Self::Requests, Self::ServerBusy, Self::Other];
+
     /// The word in the label `limit`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -190,6 +190,9 @@ pub enum ImportMode {
 }
 
 impl ImportMode {
+    /// The words of both modes.
+    pub const WORDS: [&str; 2] = ["create", "update"];
+
     /// `create` or `update`: the contract's word, Graph's `Mode`, and the metric label.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {

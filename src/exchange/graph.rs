@@ -14,7 +14,7 @@ use super::{
     wire::{Hints, Said},
 };
 use crate::{
-    domain::{Dependency, GraphVersion, Reason, RestoreError, TenantId},
+    domain::{Dependency, GraphVersion, Limit, Reason, RestoreError, TenantId},
     metrics::Metrics,
 };
 
@@ -197,6 +197,17 @@ impl Graph<'_> {
         tracing::debug!(status, known = ?judged.known, fault = ?judged.error.fault, "an answer was judged");
         judged.error
     }
+}
+
+/// Every request, as its label `operation` names it.
+const OPERATIONS: [&str; 6] = ["token", "probe", "create_session", "import", "list_items", "read_item"];
+
+/// The counters of requests, before anything has happened. Statuses are no closed list: shown are no answer, and the one that an
+/// alert waits for.
+pub(super) fn at_zero(metrics: &Metrics) {
+    Metrics::at_zero(&metrics.graph_requests, OPERATIONS.map(|operation| [operation, "error"]));
+    Metrics::at_zero(&metrics.graph_requests, [["token", "401"]]);
+    Metrics::at_zero(&metrics.throttled, Limit::ALL.map(|limit| [limit.as_str()]));
 }
 
 /// Feeds both request metrics.

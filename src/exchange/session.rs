@@ -134,6 +134,8 @@ pub(super) enum Event {
 }
 
 impl Event {
+    pub(super) const ALL: [Self; 3] = [Self::Opened, Self::Reused, Self::Renewed];
+
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Opened => "opened",

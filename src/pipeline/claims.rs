@@ -20,7 +20,7 @@ use crate::{
         record::{Admission, NewClaim, Record, Standing, State, admit},
     },
     exchange::{Boottime, Fence},
-    ledger::{Etag, Held, Ledger, Taken, Written},
+    ledger::{Etag, Held, Ledger, Operation, Taken, Written},
     telemetry::trace,
 };
 
@@ -122,7 +122,7 @@ impl Pipeline {
             if counted.begun > self.crash_limit {
                 return Err(End::CrashLoop);
             }
-            if self.write_over_known(ledger, course, counted, "begin").await? {
+            if self.write_over_known(ledger, course, counted, Operation::Begin).await? {
                 course.begun = true;
                 return Ok(permit);
             }
@@ -136,7 +136,7 @@ impl Pipeline {
         ledger: &Ledger,
         course: &mut Course,
         record: Record,
-        operation: &'static str,
+        operation: Operation,
     ) -> Result<bool, End> {
         let over = course.record().map(|held| held.etag.clone());
         let written = ledger.write(&course.job.id, &record, over.as_ref(), operation).await;
@@ -193,7 +193,7 @@ impl Pipeline {
             // Measured from before the claim is written: others count from when it was.
             let fence = Fence::until(Boottime::now().plus(lease.saturating_sub(LEASE_MARGIN)));
             let over = course.record().map(|held| held.etag.clone());
-            let etag = match ledger.write(&course.job.id, &record, over.as_ref(), "claim").await {
+            let etag = match ledger.write(&course.job.id, &record, over.as_ref(), Operation::Claim).await {
                 Ok(Written::Stands(etag)) => Some(etag),
                 Ok(Written::Lost) => None,
                 Err(error) => self.claim_after_all(ledger, course, &claim_id, error).await?,
@@ -236,7 +236,7 @@ impl Pipeline {
         let lease = self.lease(course.likely_length());
         let record = claim.standing.record.renewed(mailbox.as_str(), lease);
         let fence = Fence::until(Boottime::now().plus(lease.saturating_sub(LEASE_MARGIN)));
-        let written = ledger.write(&course.job.id, &record, Some(&claim.etag), "renew").await;
+        let written = ledger.write(&course.job.id, &record, Some(&claim.etag), Operation::Renew).await;
         match written.map_err(|error| self.heard(course, error))? {
             Written::Stands(etag) => {
                 let held = held(record, etag);
@@ -263,7 +263,7 @@ impl Pipeline {
             (None, _) => return,
         };
         course.begun = false;
-        match ledger.write(&course.job.id, &record, Some(&etag), "release").await {
+        match ledger.write(&course.job.id, &record, Some(&etag), Operation::Release).await {
             Ok(Written::Stands(etag)) => course.known = Known::Read(Some(held(record, etag))),
             Ok(Written::Lost) | Err(_) => course.known = Known::Read(None),
         }
@@ -294,7 +294,10 @@ impl Pipeline {
         let mailbox = course.mailbox();
         if course.job.mode == ImportMode::Create
             && success.evidence != Evidence::Found
-            && ledger.take(&course.job.id, &course.job.tenant, &mailbox, &success.imported.item_id, None).await? != Taken::Ours
+            && ledger
+                .take(&course.job.id, &course.job.tenant, &mailbox, &success.imported.item_id, None)
+                .await?
+                != Taken::Ours
         {
             // A copy that says so would say it for ever.
             course.journey.imported = None;
@@ -320,7 +323,9 @@ impl Pipeline {
                 &success.duplicates,
             );
             let etag = over.as_ref().map(|held| &held.etag);
-            if let Written::Stands(etag) = ledger.write(&course.job.id, &record, etag, "complete").await? {
+            if let Written::Stands(etag) =
+                ledger.write(&course.job.id, &record, etag, Operation::Complete).await?
+            {
                 course.claim = None;
                 course.known = Known::Read(Some(held(record, etag)));
                 return Ok(Ok(success));
@@ -362,7 +367,7 @@ impl Pipeline {
                     .failed(&course.claimant, failure),
                 Some(held) => held.standing.record.failed(&course.claimant, failure),
             };
-            if self.write_over_known(ledger, course, record, "fail").await? {
+            if self.write_over_known(ledger, course, record, Operation::Fail).await? {
                 return Ok(());
             }
         }
@@ -386,7 +391,7 @@ impl Pipeline {
             }
             let record = held.standing.record.unknown(failure);
             course.known = Known::Read(Some(held));
-            if self.write_over_known(ledger, course, record, "unknown").await? {
+            if self.write_over_known(ledger, course, record, Operation::Unknown).await? {
                 return Ok(claim);
             }
             self.read(ledger, course).await?;

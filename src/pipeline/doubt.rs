@@ -22,7 +22,7 @@ use crate::{
         record::{Standing, State, Trail},
     },
     exchange::Look,
-    ledger::{Ledger, Taken, Written},
+    ledger::{Ledger, Operation, Taken, Written},
 };
 
 /// A look that could not be made is tried again after this.
@@ -64,7 +64,7 @@ impl Pipeline {
             };
             let over = course.record().cloned().unwrap_or(held);
             let record = over.standing.record.doubted(now, died);
-            match ledger.write(&course.job.id, &record, Some(&over.etag), "doubt").await {
+            match ledger.write(&course.job.id, &record, Some(&over.etag), Operation::Doubt).await {
                 Ok(Written::Stands(_)) => {}
                 Ok(Written::Lost) => return Err(unsettled(LOOK_AGAIN)),
                 Err(error) => return Err(self.look_failed(course, error)),
@@ -110,7 +110,7 @@ impl Pipeline {
         match looked {
             Ok(Looked::Nothing) if settles_in.is_zero() => {
                 let record = held.standing.record.found_nothing();
-                match ledger.write(&course.job.id, &record, Some(&held.etag), "release").await {
+                match ledger.write(&course.job.id, &record, Some(&held.etag), Operation::Release).await {
                     Ok(Written::Stands(_)) => {
                         self.reread(ledger, course).await?;
                         self.doubt_ended("not_imported");

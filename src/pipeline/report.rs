@@ -14,8 +14,10 @@ use crate::{
     broker::{EventAddress, Message, PublishError, Settlement},
     contract::{Malformed, Rendered, Subject, event},
     domain::{
-        Event, Journey, Outcome, Reason, RestoreError, Timings, event::Failure, hex::hex, retry::Backoff,
+        Event, ImportMode, Journey, Outcome, Reason, RestoreError, Timings, event::Failure, hex::hex,
+        retry::Backoff,
     },
+    metrics::Metrics,
     telemetry::trace,
 };
 
@@ -270,6 +272,21 @@ impl Pipeline {
         }
         self.count("", &outcome, Duration::ZERO);
         self.letter(message, journey, malformed.reason, &malformed.why, None, settlement).await
+    }
+
+    /// The counters of ends, before anything has happened.
+    pub(super) fn ends_at_zero(metrics: &Metrics) {
+        let (of_messages, of_jobs): (Vec<_>, Vec<_>) = Reason::ALL
+            .into_iter()
+            .partition(|reason| matches!(reason, Reason::JobMalformed | Reason::JobVersionUnsupported));
+        Metrics::at_zero(&metrics.jobs, of_messages.iter().map(|reason| ["", "failed", reason.as_str()]));
+        for mode in ImportMode::WORDS {
+            Metrics::at_zero(
+                &metrics.jobs,
+                [[mode, "succeeded", ""], [mode, "unknown", Reason::OutcomeUnknown.as_str()]],
+            );
+            Metrics::at_zero(&metrics.jobs, of_jobs.iter().map(|reason| [mode, "failed", reason.as_str()]));
+        }
     }
 
     fn count(&self, mode: &str, outcome: &Outcome, total: Duration) {

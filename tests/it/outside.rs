@@ -13,11 +13,28 @@ use restore_sandbox::{
 
 use crate::support::{binary, broker, stack};
 
+/// The series of our counters.
+fn counters(metrics: &str) -> BTreeSet<String> {
+    let series = metrics.lines().filter_map(|line| line.rsplit_once(' ')).map(|(series, _)| series);
+    let ours = series.filter(|series| series.starts_with("restore_") && series.contains("_total"));
+    ours.map(str::to_owned).collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn health_metrics_and_log_lines_without_a_secret() -> Result<()> {
     let stack = stack("outside").await?;
     let mut worker =
         stack.worker(binary(), &[("LOG__LEVEL", "trace"), ("EXCHANGE__REQUEST_TIMEOUT", "2s")]).await?;
+    let before = counters(&worker.get("/metrics").await?.1);
+    for known in [
+        "restore_jobs_total{mode=\"create\",reason=\"mailbox_full\",status=\"failed\"} 0",
+        "restore_publish_total{kind=\"event\",outcome=\"unroutable\"} 0",
+        "restore_graph_requests_total{operation=\"token\",status=\"401\"} 0",
+        "restore_broker_reconnects_total{cause=\"deaf\"} 0",
+        "restore_throttled_total{limit=\"incoming_bytes\"} 0",
+    ] {
+        assert!(worker.get("/metrics").await?.1.contains(known), "{known}: {before:#?}");
+    }
     let mut emitter = stack.emitter().await?;
     let mailbox = stack.mailbox("anna");
     stack.store("0", &ItemSpec::mail(0, 9_000));
@@ -62,6 +79,9 @@ async fn health_metrics_and_log_lines_without_a_secret() -> Result<()> {
         worker.metric_reaches(name, &labels, least).await?;
     }
     let (_, metrics) = worker.get("/metrics").await?;
+    let new: Vec<_> = counters(&metrics).difference(&before).cloned().collect();
+    let by_status = |name: &String| name.starts_with("restore_graph_requests_total{");
+    assert!(new.iter().all(by_status), "counters that were not there before their first event: {new:#?}");
     assert!(worker.terminate().await?.success());
     let ends: Vec<_> = worker.log_lines().into_iter().filter(|line| line["message"] == "job ended").collect();
     assert!(

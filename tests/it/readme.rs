@@ -32,7 +32,8 @@ fn texts(source: &str, begin: &str) -> BTreeSet<String> {
 
 #[test]
 fn every_name_at_the_broker_has_its_row() {
-    let headers = include_str!("../../src/contract/names.rs").split("pub mod header {").nth(1).expect("headers");
+    let headers =
+        include_str!("../../src/contract/names.rs").split("pub mod header {").nth(1).expect("headers");
     let headers = headers.split("\n}\n").next().expect("its end");
     assert_eq!(table(OPERATORS, "header"), texts(headers, "restore-"));
 

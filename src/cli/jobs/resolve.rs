@@ -20,7 +20,7 @@ use crate::{
         record::Record,
         resolution::{Resolution, Resolved},
     },
-    ledger::{Held, Ledger, Taken, Written, fingerprint},
+    ledger::{Held, Ledger, Operation, Taken, Written, fingerprint},
 };
 
 /// Ends a job by a person's knowledge: `imported`, or not imported.
@@ -79,7 +79,7 @@ async fn write(
         let found = letter.and_then(|letter| letter.job.as_ref().ok()).map(|job| &**job);
         take(ledger, &held.standing.record, imported, found, job).await?;
     }
-    match ledger.write(job, &record, Some(&held.etag), "resolve").await.map_err(StartError::from)? {
+    match ledger.write(job, &record, Some(&held.etag), Operation::Resolve).await.map_err(StartError::from)? {
         Written::Stands(_) => Ok(()),
         Written::Lost => {
             Err(anyhow!("the record of job {job} has changed meanwhile; look at it again").into())
@@ -113,7 +113,8 @@ async fn take(
     match ledger.take(job, &tenant, &mailbox, &imported.item_id, None).await.map_err(StartError::from)? {
         Taken::Ours => Ok(()),
         Taken::Others { .. } => {
-            Err(anyhow!("the item belongs to another job; this job's item is another one, or it has none").into())
+            Err(anyhow!("the item belongs to another job; this job's item is another one, or it has none")
+                .into())
         }
     }
 }
