@@ -278,6 +278,15 @@ impl Sources {
         reader.finish(settings).map_err(Problems)
     }
 
+    /// With what has no key of its own: the platform sets it.
+    fn exchange(&self, r: &mut Reader, tenant: Option<TenantId>) -> exchange::Settings {
+        let mut settings = exchange(r, tenant);
+        settings.identity.federated_token_file =
+            self.variable("AZURE_FEDERATED_TOKEN_FILE").map(PathBuf::from);
+        settings.identity.metadata_host = self.variable("AZURE_POD_IDENTITY_AUTHORITY_HOST");
+        settings
+    }
+
     fn build(&self, r: &mut Reader) -> Config {
         let default_tenant = r.optional("identity.tenant_id", TenantId::parse);
         let grace = r.duration("shutdown.grace");
@@ -287,7 +296,7 @@ impl Sources {
         Config {
             broker: broker(r, self.variable("HOSTNAME")),
             storage: storage(r, ledger.as_ref()),
-            exchange: exchange(r, default_tenant.clone(), self.variable("AZURE_FEDERATED_TOKEN_FILE")),
+            exchange: self.exchange(r, default_tenant.clone()),
             lanes: lanes(r),
             default_tenant,
             retry: retry(r),
@@ -450,11 +459,7 @@ fn ledger(r: &mut Reader) -> Option<ledger::Settings> {
     })
 }
 
-fn exchange(
-    r: &mut Reader,
-    tenant: Option<TenantId>,
-    federated_token_file: Option<String>,
-) -> exchange::Settings {
+fn exchange(r: &mut Reader, tenant: Option<TenantId>) -> exchange::Settings {
     use exchange::identity::Kind;
     let kinds = [
         Kind::Auto,
@@ -474,7 +479,8 @@ fn exchange(
         authority: r.text("identity.authority"),
         tenant,
         allowed_tenants: r.list("identity.allowed_tenants", TenantId::parse),
-        federated_token_file: federated_token_file.map(PathBuf::from),
+        federated_token_file: None,
+        metadata_host: None,
     };
     exchange::Settings {
         graph: r.parsed("exchange.graph", url),

@@ -85,6 +85,9 @@ pub struct Settings {
     pub allowed_tenants: Vec<TenantId>,
     /// A file that holds a federated token.
     pub federated_token_file: Option<PathBuf>,
+    /// Where a machine's metadata service is asked in place of its fixed address, like `http://127.0.0.1:2579`
+    /// (`AZURE_POD_IDENTITY_AUTHORITY_HOST`).
+    pub metadata_host: Option<String>,
 }
 
 /// Tokens by tenant.

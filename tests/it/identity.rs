@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use p12_keystore::{KeyStore, KeyStoreEntry, PrivateKeyChain};
 use restore_sandbox::{
     emitter::Emitter,
-    exchange::{ALL_ROLES, ClientCertificate, Effect, Fault, Gate, Operation, ROLE_READ, When},
+    exchange::{ALL_ROLES, Answer, ClientCertificate, Effect, Fault, Gate, Operation, ROLE_READ, When},
     fts::ItemSpec,
     stack::{CLIENT_ID, CLIENT_SECRET, FOLDER, Stack, TENANT, create_job},
     worker::Worker,
@@ -303,15 +303,19 @@ async fn a_machine_has_an_identity_of_its_own_or_one_assigned() -> Result<()> {
     let stack = stack("identity_managed").await?;
     stack.exchange.revoke_secret(CLIENT_ID);
     stack.exchange.set_managed_identity(TENANT, CLIENT_ID);
-    // The SDK asks a machine's own endpoint (IMDS) at an address that cannot be moved; App Service's is asked the same way.
+    let imds = [("AZURE_POD_IDENTITY_AUTHORITY_HOST", stack.exchange.identity_url())];
     let endpoint = format!("{}/msi/token", stack.exchange.identity_url());
-    let foreign = [("IDENTITY_ENDPOINT", &*endpoint), ("IDENTITY_HEADER", stack.exchange.identity_header())];
+    let service = [("IDENTITY_ENDPOINT", &*endpoint), ("IDENTITY_HEADER", stack.exchange.identity_header())];
+    let system = [("KIND", "managed_identity"), ("TENANT_ID", TENANT)];
+    let user = [system[0], system[1], ("CLIENT_ID", CLIENT_ID)];
     let mut emitter = stack.emitter().await?;
-    for (name, own) in [
-        ("system", vec![("KIND", "managed_identity"), ("TENANT_ID", TENANT)]),
-        ("user", vec![("KIND", "managed_identity"), ("TENANT_ID", TENANT), ("CLIENT_ID", CLIENT_ID)]),
+    for (name, own, foreign) in [
+        ("system-service", &system[..], &service[..]),
+        ("user-service", &user, &service),
+        ("system-imds", &system, &imds),
+        ("user-imds", &user, &imds),
     ] {
-        let mut worker = worker(&stack, &own, &foreign).await?;
+        let mut worker = worker(&stack, own, foreign).await?;
         restores(&stack, &mut emitter, &worker, name).await?;
         // It is one tenant's, whatever a job says.
         emitter.publish(&job_of(&stack, OTHER, &format!("{name}-other"))).await?;
@@ -319,9 +323,34 @@ async fn a_machine_has_an_identity_of_its_own_or_one_assigned() -> Result<()> {
         assert!(worker.terminate().await?.success());
         keeps_secrets(&stack, &worker.output(), &[stack.exchange.identity_header()]);
     }
-    assert_eq!(stack.exchange.count(Operation::ManagedIdentity, 200), 2);
+    assert_eq!(stack.exchange.count(Operation::ManagedIdentity, 200), 4);
     assert_eq!(stack.exchange.requests(Operation::Token), 0);
     assert_eq!(stack.exchange.violations(), Vec::<String>::new());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_metadata_service_that_is_updated_is_asked_again() -> Result<()> {
+    let stack = stack("identity_metadata").await?;
+    stack.exchange.set_managed_identity(TENANT, CLIENT_ID);
+    let own = [("KIND", "managed_identity"), ("TENANT_ID", TENANT)];
+    let place = "AZURE_POD_IDENTITY_AUTHORITY_HOST";
+    for (before, status) in (0..).zip([410, 429, 503]) {
+        let busy = Effect::Refuse(Answer::status(status));
+        stack.exchange.add_fault(Fault::new(Operation::ManagedIdentity, busy).skip(before))?;
+    }
+    let mut emitter = stack.emitter().await?;
+    let mut asking = worker(&stack, &own, &[(place, stack.exchange.identity_url())]).await?;
+    restores(&stack, &mut emitter, &asking, "after-all").await?;
+    assert!(asking.terminate().await?.success());
+    for status in [410, 429, 503, 200] {
+        assert_eq!(stack.exchange.count(Operation::ManagedIdentity, status), 1, "{status}");
+    }
+    assert_eq!(stack.exchange.violations(), Vec::<String>::new());
+    for far in ["http://10.0.0.1", "https://127.0.0.1", "http://metadata.example"] {
+        let (code, said) = ends(&stack, &own, &[(place, far)]).await?;
+        assert!(code == 78 && said.contains(place), "{far}: {code} {said}");
+    }
     Ok(())
 }
 

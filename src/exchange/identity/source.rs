@@ -27,7 +27,7 @@ use super::{
     certificate::{Assertion, Certificate},
     claims,
     refusal::Refusal,
-    transport::Http,
+    transport::{Http, MetadataHost},
 };
 use crate::{
     domain::{OursScope, Reason, RestoreError, TenantId, UnixMillis},
@@ -80,8 +80,9 @@ impl Source {
     ) -> Result<Self, String> {
         let kind = choose(&settings);
         let authority = settings.authority.clone().unwrap_or_else(|| AUTHORITY.to_owned());
+        let metadata = settings.metadata_host.as_deref().map(MetadataHost::parse).transpose()?;
         let what = what(kind, settings)?;
-        Ok(Self { kind, what, scope, authority, http: Http::new(remote, local) })
+        Ok(Self { kind, what, scope, authority, http: Http::new(remote, local, metadata) })
     }
 
     /// The kind, chosen.

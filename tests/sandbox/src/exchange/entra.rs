@@ -161,6 +161,20 @@ pub(super) enum Proof {
     IdentityHeader,
 }
 
+impl Proof {
+    /// Versions of the endpoint. Of IMDS those since the first that issues tokens, as far as clients are known to ask for them.
+    /// Sources: Microsoft, "Azure Instance Metadata Service", section "Supported API versions"; "How to use managed identities on
+    /// an Azure VM" (2018-02-01 or later); App Service, "REST endpoint reference".
+    const fn versions(self) -> &'static [&'static str] {
+        match self {
+            Self::Metadata => {
+                &["2018-02-01", "2018-04-02", "2018-10-01", "2019-02-01", "2019-06-01", "2019-08-01"]
+            }
+            Self::IdentityHeader => &["2019-08-01"],
+        }
+    }
+}
+
 /// The answer of IMDS or App Service to `GET …?api-version=…&resource=…`.
 pub(super) fn managed_identity(shared: &Shared, proof: Proof, shown: Option<&str>, query: &str) -> Answer {
     let refuse =
@@ -175,12 +189,16 @@ pub(super) fn managed_identity(shared: &Shared, proof: Proof, shown: Option<&str
     }
     let query = text::pairs(query).unwrap_or_default();
     let resource = text::value(&query, "resource").unwrap_or_default();
-    if text::value(&query, "api-version").is_none()
+    let version = text::value(&query, "api-version").unwrap_or_default();
+    let foreign = query.iter().find(|(name, _)| !["api-version", "resource", "client_id"].contains(&&**name));
+    if !proof.versions().contains(&version)
         || !resource.starts_with("https://")
         || resource.ends_with(".default")
+        || foreign.is_some()
     {
-        shared
-            .violation(format!("managed identity: api-version or resource ({resource}) is missing or wrong"));
+        shared.violation(format!(
+            "managed identity: api-version ({version}) or resource ({resource}) is missing or wrong, or {foreign:?} is unknown"
+        ));
         return refuse("Required query variables are missing");
     }
     let mut world = shared.world();
