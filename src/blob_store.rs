@@ -155,17 +155,7 @@ impl BlobStore {
     /// # Errors
     /// As [`Self::open`].
     pub async fn read_object(&self, bucket: &str, key: &str) -> Result<Object, RestoreError> {
-        let blob = BlobRef {
-            bucket: bucket.into(),
-            key: key.into(),
-            version_id: None,
-            range: None,
-            encoding: Encoding::Raw,
-            compression: Compression::None,
-            size: None,
-            sha256: None,
-        };
-        self.get(&blob, None).await
+        self.get(&BlobRef::plain(bucket, key), None).await
     }
 
     async fn get(&self, blob: &BlobRef, same_as: Option<&fetch::Version>) -> Result<Object, RestoreError> {

@@ -247,6 +247,13 @@ impl Broker {
         &self.settings.results
     }
 
+    /// The job's own reply queue, where it may be used. One of the fleet's own never is: an event would be taken for a job.
+    #[must_use]
+    pub fn reply_queue<'a>(&self, message: &'a Message) -> Option<&'a str> {
+        let honoured = self.settings.results.honour_reply_to;
+        message.reply_to().filter(|queue| honoured && !self.settings.names.is_own(queue))
+    }
+
     /// Whether jobs are being consumed.
     #[must_use]
     pub fn is_consuming(&self) -> bool {

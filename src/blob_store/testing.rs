@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    domain::{BlobRef, Compression, Encoding, FolderId, ImportMode, JobId, MailboxId, RestoreJob, TenantId},
+    domain::{BlobRef, FolderId, ImportMode, JobId, MailboxId, RestoreJob, TenantId},
     fts::PreflightMode,
     s3_client,
 };
@@ -32,16 +32,7 @@ pub(super) fn settings(endpoint: &str) -> Settings {
 }
 
 pub(super) fn blob(bucket: &str, key: &str) -> BlobRef {
-    BlobRef {
-        bucket: bucket.into(),
-        key: key.into(),
-        version_id: None,
-        range: None,
-        encoding: Encoding::Raw,
-        compression: Compression::None,
-        size: None,
-        sha256: None,
-    }
+    BlobRef::plain(bucket, key)
 }
 
 pub(super) fn job(bucket: &str, key: &str) -> RestoreJob {

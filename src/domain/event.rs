@@ -164,3 +164,20 @@ pub struct Event {
     /// Preflight's warnings.
     pub findings: Vec<String>,
 }
+
+impl Event {
+    /// An end of which nothing else is known.
+    #[must_use]
+    pub const fn bare(outcome: Outcome, replay: u32) -> Self {
+        Self {
+            outcome,
+            replay,
+            bytes: None,
+            sha256: None,
+            attempts: None,
+            request_id: None,
+            timings: None,
+            findings: Vec::new(),
+        }
+    }
+}

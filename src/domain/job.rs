@@ -255,6 +255,23 @@ pub struct BlobRef {
     pub sha256: Option<[u8; 32]>,
 }
 
+impl BlobRef {
+    /// A whole object whose bytes are the FTS bytes, nothing else being known of them.
+    #[must_use]
+    pub fn plain(bucket: &str, key: &str) -> Self {
+        Self {
+            bucket: bucket.into(),
+            key: key.into(),
+            version_id: None,
+            range: None,
+            encoding: Encoding::Raw,
+            compression: Compression::None,
+            size: None,
+            sha256: None,
+        }
+    }
+}
+
 /// Which version of Graph opens the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum GraphVersion {

@@ -41,7 +41,7 @@ impl Tenants {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{BlobRef, Compression, Encoding, FolderId, ImportMode, JobId, MailboxId};
+    use crate::domain::{BlobRef, FolderId, ImportMode, JobId, MailboxId};
 
     const ONE: &str = "a7809c93-0000-4000-8000-000000000001";
     const OTHER: &str = "a7809c93-0000-4000-8000-000000000002";
@@ -55,16 +55,7 @@ mod tests {
             mailbox: MailboxId::parse(mailbox).expect("mailbox"),
             folder: FolderId::parse("f").expect("folder"),
             mode: ImportMode::Create,
-            blob: BlobRef {
-                bucket: "b".into(),
-                key: "k".into(),
-                version_id: None,
-                range: None,
-                encoding: Encoding::Raw,
-                compression: Compression::None,
-                size: None,
-                sha256: None,
-            },
+            blob: BlobRef::plain("b", "k"),
             graph_version: None,
             not_after: None,
             metadata: None,

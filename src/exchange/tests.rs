@@ -49,6 +49,19 @@ fn settings(server: &Server) -> Settings {
     }
 }
 
+/// Microsoft's own hosts: asked by no test.
+fn of_microsoft(identity: super::identity::Settings) -> Settings {
+    Settings {
+        graph: "https://graph.microsoft.com/v1.0".into(),
+        import_hosts: vec!["outlook.office365.com".into()],
+        session_margin: Duration::from_mins(2),
+        request_timeout: Duration::from_mins(1),
+        min_upload_rate: 1,
+        ca_pem: None,
+        identity,
+    }
+}
+
 fn exchange(server: &Server) -> Exchange {
     Exchange::connect(settings(server), metrics()).expect("connects")
 }
@@ -398,19 +411,23 @@ async fn ids_cannot_reach_another_path() {
     assert!(seen[0].target.starts_with(path), "{}", seen[0].target);
 }
 
+fn look_since(moment: &str) -> Look {
+    Look {
+        tenant: tenant(),
+        mailbox: mailbox(),
+        version: None,
+        folder: FolderId::parse("F").expect("a folder"),
+        since: wire::moment(moment).expect("a moment"),
+    }
+}
+
 fn item(id: &str, created: &str) -> serde_json::Value {
     json!({ "id": id, "changeKey": "C", "createdDateTime": created, "size": 1 })
 }
 
 #[tokio::test]
 async fn every_page_is_read_and_a_broken_one_is_an_error() {
-    let look = Look {
-        tenant: tenant(),
-        mailbox: mailbox(),
-        version: None,
-        folder: FolderId::parse("F").expect("a folder"),
-        since: wire::moment("2026-01-01T00:00:00Z").expect("a moment"),
-    };
+    let look = look_since("2026-01-01T00:00:00Z");
     for (second, expected) in [
         (json!({ "value": [item("2", "2026-02-01T00:00:00Z"), item("0", "2025-01-01T00:00:00Z")] }), Some(2)),
         (json!({ "value": [{ "id": "2" }] }), None),
@@ -446,13 +463,7 @@ async fn a_filter_that_is_refused_is_left_out() {
         Plan::json(200, &json!({ "value": items }))
     })
     .await;
-    let look = Look {
-        tenant: tenant(),
-        mailbox: mailbox(),
-        version: None,
-        folder: FolderId::parse("F").expect("a folder"),
-        since: wire::moment("2026-01-01T00:00:00Z").expect("a moment"),
-    };
+    let look = look_since("2026-01-01T00:00:00Z");
     assert_eq!(exchange(&server).list_imported(&look).await.expect("listed").len(), 1);
 }
 
@@ -470,14 +481,8 @@ async fn a_moved_folder_is_looked_into_where_it_lives() {
             Plan::Answer(308, vec![("location", location)], String::new())
         })
         .await;
-        let look = Look {
-            tenant: tenant(),
-            mailbox: mailbox(),
-            version: None,
-            folder: FolderId::parse("F").expect("a folder"),
-            // Graph shows whole seconds: what was created within this one is not missed.
-            since: wire::moment("2026-01-01T00:00:00.9Z").expect("a moment"),
-        };
+        // Graph shows whole seconds: what was created within this one is not missed.
+        let look = look_since("2026-01-01T00:00:00.9Z");
         let listed = exchange(&server).list_imported(&look).await;
         assert_eq!(listed.as_ref().ok().map(Vec::len), well.then_some(1), "{target}: {listed:?}");
     }
@@ -509,19 +514,11 @@ async fn probe_and_clock() {
 
 #[test]
 fn configuration_problems_name_their_key() {
-    let good = Settings {
-        graph: "https://graph.microsoft.com/v1.0".into(),
-        import_hosts: vec!["outlook.office365.com".into()],
-        session_margin: Duration::from_mins(2),
-        request_timeout: Duration::from_mins(1),
-        min_upload_rate: 1,
-        ca_pem: None,
-        identity: super::identity::Settings {
-            client_id: Some("c".into()),
-            client_secret: Some(Secret::value("s")),
-            ..super::identity::Settings::default()
-        },
-    };
+    let good = of_microsoft(super::identity::Settings {
+        client_id: Some("c".into()),
+        client_secret: Some(Secret::value("s")),
+        ..super::identity::Settings::default()
+    });
     assert!(Exchange::connect(good.clone(), metrics()).is_ok());
     let with = |change: &dyn Fn(&mut Settings)| {
         let mut settings = good.clone();

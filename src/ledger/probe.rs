@@ -82,7 +82,7 @@ impl Ledger {
     }
 
     /// Reads a key, which need not be there. Without `s3:ListBucket` a missing one is answered with 403, as one that may not be
-    /// read is. Source: Amazon S3 API Reference, "GetObject", section "Permissions".
+    /// read is. Source: Amazon S3 API Reference, `GetObject`, section "Permissions".
     async fn probe_get(&self, key: &str, right: &'static str, what: &'static str) -> Result<(), ProbeError> {
         let request = self.client.get_object().bucket(&*self.bucket).key(key);
         let Err(error) = Box::pin(request.send()).await else { return Ok(()) };

@@ -23,6 +23,15 @@ use crate::{
 const COME_BACK: Duration = Duration::from_secs(5);
 
 impl Pipeline {
+    /// Does the work of one stage: below its span, and its time shown. Work that is dropped before its end shows none.
+    pub(super) async fn timed<T>(&self, stage: &'static str, work: impl Future<Output = T>) -> (T, Duration) {
+        let began = Instant::now();
+        let done = work.instrument(trace::stage(stage)).await;
+        let took = began.elapsed();
+        self.metrics.stage(stage).observe(took.as_secs_f64());
+        (done, took)
+    }
+
     /// Tries to do the job, once.
     pub(super) async fn attempt(&self, course: &mut Course) -> End {
         // A suspect's attempt is counted before it begins, and one runs at a time.
@@ -96,12 +105,10 @@ impl Pipeline {
             ..Entry::new(&course.job.tenant, &course.job.mailbox, Exchange::request_bytes(length))
         };
         let patience = course.patience().saturating_sub(self.exchange.send_timeout(length));
-        let began = Instant::now();
         let entered = tokio::select! {
-            entered = tokio::time::timeout(patience, self.lanes.enter(entry)).instrument(trace::stage("lane")) => entered,
+            (entered, _) = self.timed("lane", tokio::time::timeout(patience, self.lanes.enter(entry))) => entered,
             () = self.not_to_begin() => return Err(End::NotBegun),
         };
-        self.metrics.stage("lane").observe(began.elapsed().as_secs_f64());
         match entered {
             Ok(Ok(pass)) => {
                 course.journey.turn = None;
@@ -172,10 +179,8 @@ impl Pipeline {
         if let Some(blob) = course.retained.as_ref().and_then(Blob::retained) {
             return Ok(blob);
         }
-        let began = Instant::now();
-        let opened = self.blobs.open(&course.job).instrument(trace::stage("fetch")).await;
-        course.timings.fetch = began.elapsed();
-        self.metrics.stage("fetch").observe(began.elapsed().as_secs_f64());
+        let (opened, took) = self.timed("fetch", self.blobs.open(&course.job)).await;
+        course.timings.fetch = took;
         let blob = opened.map_err(|error| self.heard(course, error))?;
         self.neighbours.good(Dependency::Storage, &course.job.id);
         course.retained = blob.retained();
@@ -183,11 +188,9 @@ impl Pipeline {
     }
 
     async fn session(&self, course: &mut Course, mailbox: &MailboxId) -> Result<ImportSession, End> {
-        let began = Instant::now();
         let opening = self.exchange.session(&course.job.tenant, mailbox, course.job.graph_version);
-        let opened = Box::pin(opening).instrument(trace::stage("session")).await;
-        course.timings.session = began.elapsed();
-        self.metrics.stage("session").observe(began.elapsed().as_secs_f64());
+        let (opened, took) = self.timed("session", Box::pin(opening)).await;
+        course.timings.session = took;
         let session = opened.map_err(|error| self.heard(course, error))?;
         if session.is_fresh() {
             self.lanes.beside(&course.job.tenant, mailbox);
@@ -204,13 +207,9 @@ impl Pipeline {
     ) -> Result<ImportAnswer, ImportFailure> {
         let item = ImportItem { folder: &course.job.folder, mode: &course.job.mode, length: blob.length() };
         let (facts, chunks) = blob.into_parts();
-        let began = Instant::now();
-        let mut sending = std::pin::pin!(
-            self.exchange
-                .import_item(session, item, chunks, fence.clone())
-                .instrument(trace::stage("import"))
-        );
-        let sent = tokio::select! {
+        let sending = self.exchange.import_item(session, item, chunks, fence.clone());
+        let mut sending = std::pin::pin!(self.timed("import", sending));
+        let (sent, took) = tokio::select! {
             sent = &mut sending => sent,
             () = self.life.closing().cancelled() => {
                 // Before its closing bytes: certainly not imported. Later than those: its answer still counts.
@@ -218,8 +217,7 @@ impl Pipeline {
                 sending.await
             }
         };
-        course.timings.import = began.elapsed();
-        self.metrics.stage("import").observe(began.elapsed().as_secs_f64());
+        course.timings.import = took;
         course.facts = facts.get().or(course.facts.take());
         course.request_id = match &sent {
             Ok(answer) => answer.request_id.clone(),

@@ -3,8 +3,7 @@
 
 use std::time::Duration;
 
-use tokio::{sync::OwnedSemaphorePermit, time::Instant};
-use tracing::Instrument as _;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     Pipeline,
@@ -21,7 +20,6 @@ use crate::{
     },
     exchange::{Boottime, Fence},
     ledger::{Etag, Held, Ledger, Operation, Taken, Written},
-    telemetry::trace,
 };
 
 /// How much earlier than its lease a worker stops itself: stores count whole seconds, and what is handed over takes a moment to leave.
@@ -157,10 +155,7 @@ impl Pipeline {
         mailbox: &MailboxId,
     ) -> Result<Fence, End> {
         let Some(ledger) = &self.ledger else { return Ok(Fence::none()) };
-        let began = Instant::now();
-        let claimed = self.try_claim(ledger, course, blob, mailbox).instrument(trace::stage("claim")).await;
-        self.metrics.stage("claim").observe(began.elapsed().as_secs_f64());
-        claimed
+        self.timed("claim", self.try_claim(ledger, course, blob, mailbox)).await.0
     }
 
     async fn try_claim(
@@ -276,10 +271,7 @@ impl Pipeline {
         success: &Success,
     ) -> Result<Result<Success, End>, RestoreError> {
         let Some(ledger) = &self.ledger else { return Ok(Ok(success.clone())) };
-        let began = Instant::now();
-        let completed = self.try_complete(ledger, course, success).instrument(trace::stage("complete")).await;
-        self.metrics.stage("complete").observe(began.elapsed().as_secs_f64());
-        completed
+        self.timed("complete", self.try_complete(ledger, course, success)).await.0
     }
 
     async fn try_complete(

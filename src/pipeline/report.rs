@@ -2,8 +2,8 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use tokio::time::{Instant, sleep};
-use tracing::{Instrument as _, info, warn};
+use tokio::time::sleep;
+use tracing::{info, warn};
 
 use super::{
     Next, Pipeline,
@@ -70,22 +70,20 @@ impl Pipeline {
         let event = Self::event(course, outcome);
         let subject =
             Subject { job_id: course.job.id.as_str(), job: Some(&course.job), body: course.message.body() };
-        let began = Instant::now();
-        let told =
-            match event::render(subject, course.journey.submitted_by.as_deref(), &event, &self.worker, now())
-            {
-                Ok(rendered) => {
-                    let rendered = Rendered { traceparent: trace::current(), ..rendered };
-                    self.publish_event(&rendered, &course.message, course.job.id.as_str(), settlement)
-                        .instrument(trace::stage("report"))
-                        .await
-                }
-                Err(error) => {
-                    tracing::error!(job_id = %course.job.id, %error, "an event cannot be written down");
-                    Told::Nowhere
-                }
-            };
-        self.metrics.stage("report").observe(began.elapsed().as_secs_f64());
+        let submitted_by = course.journey.submitted_by.as_deref();
+        let told = match event::render(subject, submitted_by, &event, &self.worker, now()) {
+            Ok(rendered) => {
+                let rendered = Rendered { traceparent: trace::current(), ..rendered };
+                let job_id = course.job.id.as_str();
+                self.timed("report", self.publish_event(&rendered, &course.message, job_id, settlement))
+                    .await
+                    .0
+            }
+            Err(error) => {
+                tracing::error!(job_id = %course.job.id, %error, "an event cannot be written down");
+                Told::Nowhere
+            }
+        };
         match told {
             Told::Yes => {
                 self.count(course.job.mode.as_str(), &event.outcome, course.timings.total);
@@ -122,7 +120,7 @@ impl Pipeline {
         job_id: &str,
         settlement: &Settlement,
     ) -> Told {
-        let own = self.reply_queue(message);
+        let own = self.broker.reply_queue(message);
         if let Some(queue) = own {
             let to = EventAddress::ReplyTo(queue);
             let told = self.until_confirmed(to, rendered, message, job_id, None, settlement).await;
@@ -144,12 +142,6 @@ impl Pipeline {
             Told::Nowhere | Told::Void | Told::NoMore => {}
         }
         told
-    }
-
-    /// The job's own reply queue, where it may be used. One of the fleet's own never is: an event would be taken for a job.
-    fn reply_queue<'a>(&self, message: &'a Message) -> Option<&'a str> {
-        let honoured = self.broker.results().honour_reply_to;
-        message.reply_to().filter(|queue| honoured && !self.broker.names().is_own(queue))
     }
 
     async fn until_confirmed(
@@ -246,16 +238,7 @@ impl Pipeline {
         );
         let outcome = Outcome::Failed(failure);
         if let Some(id) = &malformed.job_id {
-            let event = Event {
-                outcome: outcome.clone(),
-                replay: journey.replay,
-                bytes: None,
-                sha256: None,
-                attempts: None,
-                request_id: None,
-                timings: None,
-                findings: Vec::new(),
-            };
+            let event = Event::bare(outcome.clone(), journey.replay);
             let subject = Subject { job_id: id.as_str(), job: None, body: message.body() };
             let rendered =
                 event::render(subject, journey.submitted_by.as_deref(), &event, &self.worker, now());

@@ -99,6 +99,13 @@ fn keeps_secrets(stack: &Stack, output: &str, more: &[&str]) {
     }
 }
 
+/// A worker drains, and has printed nothing secret.
+async fn ends_well(stack: &Stack, mut worker: Worker, more: &[&str]) -> Result<()> {
+    assert!(worker.terminate().await?.success());
+    keeps_secrets(stack, &worker.output(), more);
+    Ok(())
+}
+
 fn file(stack: &Stack, name: &str, content: impl AsRef<[u8]>) -> Result<PathBuf> {
     let path = stack.dir().join(name);
     fs::write(&path, content)?;
@@ -162,8 +169,7 @@ async fn a_certificate_signs_in_from_pem_and_from_pkcs12() -> Result<()> {
         let mut worker = worker(&stack, &own, &[]).await?;
         restores(&stack, &mut emitter, &worker, &format!("certificate-{n}")).await?;
         assert!(worker.metric("restore_credential_expiry_timestamp_seconds", &["certificate"]).await? > 0.0);
-        assert!(worker.terminate().await?.success());
-        keeps_secrets(&stack, &worker.output(), &[PASSWORD, key]);
+        ends_well(&stack, worker, &[PASSWORD, key]).await?;
     }
     assert_eq!(stack.exchange.count(Operation::Token, 200), files.len() as u64);
     let own =
@@ -291,8 +297,7 @@ async fn a_secret_and_an_assertion_are_read_again_from_their_files() -> Result<(
         let end = told(&mut emitter, &worker, &format!("{name}-three"), "succeeded").await?;
         assert_eq!(end["attempts"], 1, "our own trouble costs nobody an attempt: {end:#}");
         worker.ready().await?;
-        assert!(worker.terminate().await?.success());
-        keeps_secrets(&stack, &worker.output(), &[]);
+        ends_well(&stack, worker, &[]).await?;
     }
     assert_eq!(stack.exchange.violations(), Vec::<String>::new());
     Ok(())
@@ -315,13 +320,12 @@ async fn a_machine_has_an_identity_of_its_own_or_one_assigned() -> Result<()> {
         ("system-imds", &system, &imds),
         ("user-imds", &user, &imds),
     ] {
-        let mut worker = worker(&stack, own, foreign).await?;
+        let worker = worker(&stack, own, foreign).await?;
         restores(&stack, &mut emitter, &worker, name).await?;
         // It is one tenant's, whatever a job says.
         emitter.publish(&job_of(&stack, OTHER, &format!("{name}-other"))).await?;
         told(&mut emitter, &worker, &format!("{name}-other"), "tenant_not_allowed").await?;
-        assert!(worker.terminate().await?.success());
-        keeps_secrets(&stack, &worker.output(), &[stack.exchange.identity_header()]);
+        ends_well(&stack, worker, &[stack.exchange.identity_header()]).await?;
     }
     assert_eq!(stack.exchange.count(Operation::ManagedIdentity, 200), 4);
     assert_eq!(stack.exchange.requests(Operation::Token), 0);
@@ -376,16 +380,14 @@ async fn a_token_file_is_replaced_vanishes_and_may_not_suffice() -> Result<()> {
     rotate(&path, &token(&ALL_ROLES))?;
     told(&mut emitter, &first, "vanished", "succeeded").await?;
     first.ready().await?;
-    assert!(first.terminate().await?.success());
-    keeps_secrets(&stack, &first.output(), &[]);
+    ends_well(&stack, first, &[]).await?;
 
     rotate(&path, &token(&[ROLE_READ]))?;
-    let mut second = worker(&stack, &own, &[]).await?;
+    let second = worker(&stack, &own, &[]).await?;
     second.logs("the token does not hold MailboxItem.ImportExport.All").await?;
     emitter.publish(&job(&stack, "not enough")).await?;
     told(&mut emitter, &second, "not enough", "mailbox_forbidden").await?;
-    assert!(second.terminate().await?.success());
-    keeps_secrets(&stack, &second.output(), &[]);
+    ends_well(&stack, second, &[]).await?;
     assert_eq!(stack.exchange.requests(Operation::Token), 0);
     Ok(())
 }
@@ -419,13 +421,12 @@ async fn the_azure_variables_alone_suffice() -> Result<()> {
         ),
     ] {
         let foreign: Vec<_> = place.into_iter().chain(more).collect();
-        let mut worker = worker(&stack, &[], &foreign).await?;
+        let worker = worker(&stack, &[], &foreign).await?;
         restores(&stack, &mut emitter, &worker, kind).await?;
         let lines = worker.log_lines();
         let chosen = lines.iter().find(|line| line["message"] == "identity chosen");
         assert_eq!(chosen.map(|line| &line["kind"]), Some(&json!(kind)), "{}", worker.output());
-        assert!(worker.terminate().await?.success());
-        keeps_secrets(&stack, &worker.output(), &[]);
+        ends_well(&stack, worker, &[]).await?;
     }
     assert_eq!(stack.exchange.violations(), Vec::<String>::new());
     Ok(())
@@ -483,8 +484,7 @@ async fn a_tenant_that_does_not_consent_waits_alone_and_a_refused_secret_stops_e
         assert_eq!((&events[0]["status"], &events[0]["attempts"]), (&json!("succeeded"), &json!(1)), "{id}");
     }
     worker.ready().await?;
-    assert!(worker.terminate().await?.success());
-    keeps_secrets(&stack, &worker.output(), &[]);
+    ends_well(&stack, worker, &[]).await?;
     assert_eq!(stack.exchange.violations(), Vec::<String>::new());
     Ok(())
 }

@@ -129,16 +129,7 @@ async fn tell(
 ) -> Result<(), Trouble> {
     let now = operator::now();
     let journey = letter.map(|letter| letter.message.journey(now)).unwrap_or_default();
-    let event = Event {
-        outcome: resolution.outcome(),
-        replay: record.replay.max(journey.replay),
-        bytes: None,
-        sha256: None,
-        attempts: None,
-        request_id: None,
-        timings: None,
-        findings: Vec::new(),
-    };
+    let event = Event::bare(resolution.outcome(), record.replay.max(journey.replay));
     let found = letter.and_then(|letter| letter.job.as_ref().ok()).map(|job| &**job);
     let message = letter.map_or_else(Message::none, |letter| letter.message.clone());
     let subject = Subject { job_id: job.as_str(), job: found, body: message.body() };
@@ -150,8 +141,7 @@ async fn tell(
 
 /// To the job's own reply queue, else to `broker.results`.
 async fn publish(broker: &Broker, rendered: &Rendered, message: &Message, job: &JobId) -> anyhow::Result<()> {
-    let honoured = broker.results().honour_reply_to;
-    let own = message.reply_to().filter(|queue| honoured && !broker.names().is_own(queue));
+    let own = broker.reply_queue(message);
     let publisher = broker.publisher();
     let told = match own {
         Some(queue) => {

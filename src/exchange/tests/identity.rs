@@ -312,16 +312,7 @@ fn auto_chooses_by_what_is_present() {
         (Identity { federated_token_file: file(), ..base() }, Kind::WorkloadIdentity),
         (base(), Kind::ManagedIdentity),
     ] {
-        let settings = Settings {
-            graph: "https://graph.microsoft.com/v1.0".into(),
-            import_hosts: vec!["outlook.office365.com".into()],
-            session_margin: Duration::from_mins(2),
-            request_timeout: Duration::from_mins(1),
-            min_upload_rate: 1,
-            ca_pem: None,
-            identity: settings,
-        };
-        let exchange = Exchange::connect(settings, metrics()).expect("connects");
+        let exchange = Exchange::connect(of_microsoft(settings), metrics()).expect("connects");
         assert!(format!("{exchange:?}").contains(&format!("{kind:?}")), "{kind:?}");
     }
 }

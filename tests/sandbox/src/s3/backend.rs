@@ -95,7 +95,7 @@ impl Backend {
     }
 
     /// Takes the right `s3:ListBucket` of a bucket away: whether an object is missing is then told to nobody. Source: Amazon S3
-    /// API Reference, "GetObject", section "Permissions": without it a missing key is answered with 403.
+    /// API Reference, `GetObject`, section "Permissions": without it a missing key is answered with 403.
     pub fn forbid_listing(&self, bucket: &str) {
         self.lock().unlistable.insert(bucket.into());
     }
