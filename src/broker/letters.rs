@@ -3,13 +3,17 @@
 //! Promises: takes no more letters than lay there at the start, so that a job that was sent back and failed again is not met
 //! twice. Keeps eight bytes for each letter that it hands out, so that they go back in their order; the broker keeps the rest.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use lapin::{
     Acker, Channel,
     options::{BasicAckOptions, BasicGetOptions, BasicNackOptions, QueueDeclareOptions},
     types::FieldTable,
 };
+use tokio::time::{sleep, timeout};
 
 use super::{Broker, BrokerError, Message, answered, message::cut, topology::close};
 use crate::{
@@ -78,6 +82,11 @@ impl Letter {
     }
 }
 
+/// How long letters that were given back are waited for.
+const BACK_AGAIN: Duration = Duration::from_secs(5);
+/// Between two looks whether they are there.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
 /// The letters that lay in the queue at the start.
 #[derive(Debug)]
 pub struct Letters {
@@ -139,13 +148,32 @@ impl Letters {
     pub async fn end(self) {
         // In one word: a channel that only closes gives them back in an order of the broker's own, and of many single words the
         // last wait for the first to be done, and meet the close (both seen on 3.10).
-        let last = self.held.tags().iter().max().copied();
+        let (last, count) = {
+            let tags = self.held.tags();
+            (tags.last().copied(), u32::try_from(tags.len()).unwrap_or(u32::MAX))
+        };
         if let Some(last) = last {
             let requeue = BasicNackOptions { requeue: true, multiple: true };
             if let Err(error) = answered(self.channel.basic_nack(last, requeue)).await {
                 tracing::debug!(%error, "the connection was lost: the broker takes the letters back");
+            } else if timeout(BACK_AGAIN, self.back_again(count)).await.is_err() {
+                tracing::debug!("somebody else takes letters, or the broker is slow to put ours back");
             }
         }
         close(&self.channel).await;
+    }
+
+    /// A nack has no answer, and a quorum queue takes letters back some time after it: who looks next would see a part of them.
+    async fn back_again(&self, count: u32) {
+        let passive = QueueDeclareOptions { passive: true, durable: true, ..Default::default() };
+        let queue = self.broker.names().dead_letters();
+        while let Ok(seen) =
+            answered(self.channel.queue_declare(cut(queue), passive, FieldTable::default())).await
+        {
+            if seen.message_count() >= count {
+                return;
+            }
+            sleep(LOOK_AGAIN).await;
+        }
     }
 }
