@@ -58,6 +58,9 @@ pub struct Address {
 
 /// How long connection and handshake may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// What RabbitMQ proposes by itself; the lower wins. Said ahead, because lapin makes two buffers of 32 frames for each connection:
+/// of a length that is known they are pages that nobody has touched, grown later they are written, 4 MiB each.
+const FRAME_MAX: u32 = 128 * 1024;
 
 impl Address {
     /// Connects. The name shows in the broker's list of connections.
@@ -109,6 +112,7 @@ impl Address {
         }
         let seconds = self.heartbeat.as_secs().clamp(1, u64::from(u16::MAX));
         uri.query.heartbeat = Some(u16::try_from(seconds).unwrap_or(u16::MAX));
+        uri.query.frame_max.get_or_insert(FRAME_MAX);
         if self.auth == Auth::External {
             uri.query.auth_mechanism = Some(SASLMechanism::External);
         }
