@@ -118,7 +118,8 @@ impl Ledger {
                 return if missing { Ok(None) } else { Err(not_read(&failure)) };
             }
         };
-        let held = understand(object, &clock).await;
+        // Boxed, as every request here: a job that waits does not hold the room of one.
+        let held = Box::pin(understand(object, &clock)).await;
         self.count("read", if held.is_ok() { "found" } else { "error" });
         held.map(Some)
     }

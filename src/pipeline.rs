@@ -114,29 +114,28 @@ impl Pipeline {
     /// Takes deliveries until there are no more; each runs as a task of its own.
     pub async fn consume(self: Arc<Self>, mut deliveries: mpsc::Receiver<Envelope>) {
         while let Some(envelope) = deliveries.recv().await {
-            let pipeline = Arc::clone(&self);
-            drop(self.life.spawn(async move { pipeline.run_job(envelope).await }));
+            drop(self.life.spawn(Arc::clone(&self).run_job(envelope)));
         }
     }
 
-    /// One delivery from beginning to end.
-    async fn run_job(&self, envelope: Envelope) {
+    /// One delivery from beginning to end. What most jobs do not come to is boxed here and below: a job that waits holds no room for it.
+    async fn run_job(self: Arc<Self>, envelope: Envelope) {
         let Envelope { source, job, message, journey, received, settlement } = envelope;
         let _in_hand = self.held.enter(journey.began());
         let job = match job {
             Ok(job) => job,
             Err(malformed) => {
                 self.rejected(source);
-                return self.end_message(&malformed, &message, &journey, settlement).await;
+                return Box::pin(self.end_message(&malformed, &message, &journey, settlement)).await;
             }
         };
         if let Some(shard) = self.broker.destination(source, &job.mailbox) {
-            let handed_on = self.hand_on(shard, &message, &journey, &settlement).await;
+            let handed_on = Box::pin(self.hand_on(shard, &message, &journey, &settlement)).await;
             if handed_on != Waited::Here {
                 return settle(handed_on.into(), settlement).await;
             }
         }
-        let course = Course::new(job, message, source, journey, received);
+        let course = Box::new(Course::new(job, message, source, journey, received));
         let span = self.span(&course);
         Box::pin(self.run_course(course, settlement)).instrument(span).await;
     }
@@ -159,7 +158,7 @@ impl Pipeline {
         })
     }
 
-    async fn run_course(&self, mut course: Course, settlement: Settlement) {
+    async fn run_course(&self, mut course: Box<Course>, settlement: Settlement) {
         let mut verdict = self.not_before(&course);
         loop {
             match self.follow(&mut course, verdict, &settlement).await {
@@ -292,7 +291,11 @@ impl Pipeline {
             Reason::Internal,
             "the attempt ended by a fault of this program",
         );
-        if course.claim.is_some() { self.in_doubt(course, error).await } else { End::NotImported(error) }
+        if course.claim.is_some() {
+            Box::pin(self.in_doubt(course, error)).await
+        } else {
+            End::NotImported(error)
+        }
     }
 
     /// Judges what an attempt came to, and gives up its claim where it certainly made no item.
@@ -303,7 +306,7 @@ impl Pipeline {
         let verdict = self.judge(course, end);
         course.previous_attempt = tokio::time::Instant::now();
         if matches!(verdict, Verdict::Retry { .. } | Verdict::Park { .. } | Verdict::Return) {
-            self.let_go(course).await;
+            Box::pin(self.let_go(course)).await;
         }
         verdict
     }

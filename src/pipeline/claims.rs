@@ -1,7 +1,7 @@
 //! The ledger on a job's way: recall, claim, renew, complete, fail, release. Each step reads what stands there and writes over
 //! exactly that; what a record means is `domain::record`'s.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -45,7 +45,7 @@ impl Pipeline {
     async fn read(&self, ledger: &Ledger, course: &mut Course) -> Result<(), End> {
         let held = ledger.read(&course.job.id).await.map_err(|error| self.heard(course, error))?;
         self.neighbours.good(Dependency::Ledger, &course.job.id);
-        course.known = Known::Read(held);
+        course.known = Known::Read(held.map(Arc::new));
         Ok(())
     }
 
@@ -215,7 +215,7 @@ impl Pipeline {
         error: RestoreError,
     ) -> Result<Option<Etag>, End> {
         self.read(ledger, course).await.map_err(|_| self.heard(course, error))?;
-        let ours = |held: &&Held| held.standing.record.trail.as_ref().is_some_and(|t| t.claim_id == claim_id);
+        let ours = |held: &&Arc<Held>| held.standing.record.trail.as_ref().is_some_and(|t| t.claim_id == claim_id);
         Ok(course.record().filter(ours).map(|held| held.etag.clone()))
     }
 
@@ -251,7 +251,7 @@ impl Pipeline {
     pub(super) async fn let_go(&self, course: &mut Course) {
         let Some(ledger) = &self.ledger else { return };
         let (record, etag) = match (course.claim.take(), course.record()) {
-            (Some(claim), _) => (claim.standing.record.released(), claim.etag),
+            (Some(claim), _) => (claim.standing.record.released(), claim.etag.clone()),
             (None, Some(held)) if course.begun && matches!(held.standing.record.state, State::Released) => {
                 (held.standing.record.ended_well(), held.etag.clone())
             }
@@ -322,7 +322,7 @@ impl Pipeline {
                 course.known = Known::Read(Some(held(record, etag)));
                 return Ok(Ok(success));
             }
-            over = ledger.read(&course.job.id).await?;
+            over = ledger.read(&course.job.id).await?.map(Arc::new);
             success.duplicates.dedup();
         }
         Err(RestoreError::passing(
@@ -342,7 +342,8 @@ impl Pipeline {
         let mut read = claim.is_some();
         if let Some(claim) = claim {
             // Ours, and certainly without an item: the failure is written straight over it.
-            course.known = Known::Read(Some(Held { standing: released(&claim.standing), etag: claim.etag }));
+            let (standing, etag) = (released(&claim.standing), claim.etag.clone());
+            course.known = Known::Read(Some(Arc::new(Held { standing, etag })));
         }
         for _ in 0..ROUNDS {
             if !read {
@@ -398,9 +399,9 @@ impl Pipeline {
 }
 
 /// A record that we have just written or hold; its times are those of no answer and are never judged by.
-fn held(record: Record, etag: Etag) -> Held {
+fn held(record: Record, etag: Etag) -> Arc<Held> {
     let never = crate::domain::UnixMillis::default();
-    Held { standing: Standing { record, written: never, now: never }, etag }
+    Arc::new(Held { standing: Standing { record, written: never, now: never }, etag })
 }
 
 fn released(standing: &Standing) -> Standing {

@@ -1,6 +1,6 @@
 //! What is known of one job while a delivery of it is in hand.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -17,14 +17,13 @@ use crate::{
 pub(super) const MAX_UNACKED: Duration = Duration::from_mins(20);
 
 /// What the ledger is known to hold.
-#[expect(clippy::large_enum_variant, reason = "one for each job in hand, which nearly always reads")]
 #[derive(Clone, Debug, Default)]
 pub(super) enum Known {
     /// Nobody has read yet; a first delivery usually has no record.
     #[default]
     Unread,
     /// This stood there when it was last read or written.
-    Read(Option<Held>),
+    Read(Option<Arc<Held>>),
 }
 
 /// One job's way through this worker, for as long as its delivery is in hand.
@@ -41,7 +40,7 @@ pub(super) struct Course {
     pub(super) previous_attempt: Instant,
     pub(super) known: Known,
     /// Our own claim, while it stands.
-    pub(super) claim: Option<Held>,
+    pub(super) claim: Option<Arc<Held>>,
     /// Whether a beginning of this suspect is counted in the record.
     pub(super) begun: bool,
     /// The blob, if it is small enough to be kept for another attempt.
@@ -102,7 +101,7 @@ impl Course {
     }
 
     /// The record as it was last read or written.
-    pub(super) fn record(&self) -> Option<&Held> {
+    pub(super) fn record(&self) -> Option<&Arc<Held>> {
         match &self.known {
             Known::Read(held) => held.as_ref(),
             Known::Unread => None,

@@ -77,7 +77,7 @@ impl Pipeline {
         match ledger.read(&course.job.id).await {
             Ok(Some(held)) => {
                 let standing = held.standing.clone();
-                course.known = Known::Read(Some(held));
+                course.known = Known::Read(Some(held.into()));
                 Ok(standing)
             }
             // Somebody removed the record: what it knew is lost, and the doubt with it cannot be resolved by it.

@@ -99,7 +99,8 @@ impl Pipeline {
         settlement: &Settlement,
     ) -> Waited {
         let waiting = self.waiting(why);
-        let parked = self.park_message(&course.message, &course.journey, after, settlement).await;
+        // Boxed: most waits end here, and need no room for a publish.
+        let parked = Box::pin(self.park_message(&course.message, &course.journey, after, settlement)).await;
         drop(waiting);
         parked
     }
