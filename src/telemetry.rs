@@ -57,8 +57,12 @@ pub fn start(settings: &Settings) -> anyhow::Result<Option<Traces>> {
     };
     let traces =
         settings.traces.then(|| Traces::connect(&settings.worker, settings.service_named)).transpose()?;
-    let spans = traces.as_ref().map(Traces::layer);
-    tracing_subscriber::registry().with(lines.with_filter(filter)).with(spans).try_init()?;
+    let lines = tracing_subscriber::registry().with(lines.with_filter(filter));
+    // No `Option` of a layer: one that is `None` wants every span, so that each would be made and entered for nobody.
+    match &traces {
+        Some(traces) => lines.with(traces.layer()).try_init()?,
+        None => lines.try_init()?,
+    }
     Ok(traces)
 }
 
