@@ -4,6 +4,7 @@
 //! (connect, first byte, a body that stands still). Only the SDK's own parts read the environment: credentials, region,
 //! `AWS_ENDPOINT_URL_S3`, the proxy variables. Must never: hold a secret longer than the SDK does, or put one into a text.
 
+mod endpoint;
 mod failure;
 
 use std::time::Duration;
@@ -16,6 +17,7 @@ use aws_sdk_s3::config::{
 use aws_smithy_http_client::{Connector, proxy::ProxyConfig, tls};
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 
+use self::endpoint::Endpoints;
 pub use aws_sdk_s3::Client;
 pub use failure::{Failure, Kind};
 
@@ -73,12 +75,17 @@ pub(crate) async fn connect_with(
     }
     let shared = loader.load().await;
     let mut config = aws_sdk_s3::config::Builder::from(&shared)
+        .endpoint_resolver(Endpoints::default())
         .retry_config(RetryConfig::disabled())
         .force_path_style(settings.path_style)
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
         .stalled_stream_protection(
-            StalledStreamProtectionConfig::enabled().grace_period(settings.read_timeout).build(),
+            // What goes up is a record of the ledger: below 2 KiB, within the operation's time-out.
+            StalledStreamProtectionConfig::enabled()
+                .upload_enabled(false)
+                .grace_period(settings.read_timeout)
+                .build(),
         );
     if shared.region().is_none() {
         tracing::warn!(region = DEFAULT_REGION, "no region is configured for the storage: using the default");
