@@ -31,9 +31,11 @@ use self::{
 };
 use crate::{
     blob_store::BlobStore,
-    broker::{Broker, Envelope, Settlement, Source},
+    broker::{Broker, Envelope, Message, Settlement, Source},
     contract::{Malformed, Worker},
-    domain::{Dependency, Fault, Imported, Outcome, Reason, RestoreError, event::Failure, tenancy::Tenants},
+    domain::{
+        Dependency, Fault, Imported, Journey, Outcome, Reason, RestoreError, event::Failure, tenancy::Tenants,
+    },
     exchange::Exchange,
     ledger::Ledger,
     lifecycle::Lifecycle,
@@ -114,28 +116,32 @@ impl Pipeline {
     /// Takes deliveries until there are no more; each runs as a task of its own.
     pub async fn consume(self: Arc<Self>, mut deliveries: mpsc::Receiver<Envelope>) {
         while let Some(envelope) = deliveries.recv().await {
-            drop(self.life.spawn(Arc::clone(&self).run_job(envelope)));
+            let Envelope { source, job, message, journey, received, settlement } = envelope;
+            let pipeline = Arc::clone(&self);
+            drop(match job {
+                Ok(job) => {
+                    let course = Course::new(job, message, source, journey, received);
+                    self.life.spawn(pipeline.run_job(Box::new(course), settlement))
+                }
+                Err(malformed) => {
+                    self.rejected(source);
+                    self.life.spawn(pipeline.end_message(malformed, message, journey, settlement))
+                }
+            });
         }
     }
 
-    /// One delivery from beginning to end. What most jobs do not come to is boxed here and below: a job that waits holds no room for it.
-    async fn run_job(self: Arc<Self>, envelope: Envelope) {
-        let Envelope { source, job, message, journey, received, settlement } = envelope;
-        let _in_hand = self.held.enter(journey.began());
-        let job = match job {
-            Ok(job) => job,
-            Err(malformed) => {
-                self.rejected(source);
-                return Box::pin(self.end_message(&malformed, &message, &journey, settlement)).await;
-            }
-        };
-        if let Some(shard) = self.broker.destination(source, &job.mailbox) {
-            let handed_on = Box::pin(self.hand_on(shard, &message, &journey, &settlement)).await;
+    /// One job's delivery from beginning to end. What most jobs do not come to is boxed here and below: a job that waits holds no
+    /// room for it.
+    async fn run_job(self: Arc<Self>, course: Box<Course>, settlement: Settlement) {
+        let _in_hand = self.held.enter(course.journey.began());
+        if let Some(shard) = self.broker.destination(course.source, &course.job.mailbox) {
+            let handed_on =
+                Box::pin(self.hand_on(shard, &course.message, &course.journey, &settlement)).await;
             if handed_on != Waited::Here {
                 return settle(handed_on.into(), settlement).await;
             }
         }
-        let course = Box::new(Course::new(job, message, source, journey, received));
         let span = self.span(&course);
         Box::pin(self.run_course(course, settlement)).instrument(span).await;
     }
@@ -185,12 +191,11 @@ impl Pipeline {
             }
             Some(Verdict::Retry { after }) => {
                 course.journey.attempt = course.journey.attempt.saturating_add(1);
-                self.wait(course, &Wait { after, why: "retry", counts: false, may_hold: true }, settlement)
-                    .await
-                    .into()
+                let wait = Wait { after, why: "retry", counts: false, may_hold: true };
+                Box::pin(self.wait(course, &wait, settlement)).await.into()
             }
             Some(Verdict::Park { after, why, counts, may_hold }) => {
-                self.wait(course, &Wait { after, why, counts, may_hold }, settlement).await.into()
+                Box::pin(self.wait(course, &Wait { after, why, counts, may_hold }, settlement)).await.into()
             }
             Some(Verdict::Return) => Next::GiveBack,
         }
@@ -271,13 +276,14 @@ impl Pipeline {
 
     /// A message that is no job: event if its id could be read → dead letter → ack. It neither obeys nor writes a record.
     async fn end_message(
-        &self,
-        malformed: &Malformed,
-        message: &crate::broker::Message,
-        journey: &crate::domain::Journey,
+        self: Arc<Self>,
+        malformed: Malformed,
+        message: Message,
+        journey: Journey,
         settlement: Settlement,
     ) {
-        settle(self.tell_message(malformed, message, journey, &settlement).await, settlement).await;
+        let _in_hand = self.held.enter(journey.began());
+        settle(self.tell_message(&malformed, &message, &journey, &settlement).await, settlement).await;
     }
 
     /// A panic is a fault of this program, never the end of a delivery: what was claimed is in doubt.

@@ -120,7 +120,7 @@ impl Pipeline {
             if counted.begun > self.crash_limit {
                 return Err(End::CrashLoop);
             }
-            if self.write_over_known(ledger, course, counted, Operation::Begin).await? {
+            if Box::pin(self.write_over_known(ledger, course, counted, Operation::Begin)).await? {
                 course.begun = true;
                 return Ok(permit);
             }
@@ -215,7 +215,8 @@ impl Pipeline {
         error: RestoreError,
     ) -> Result<Option<Etag>, End> {
         self.read(ledger, course).await.map_err(|_| self.heard(course, error))?;
-        let ours = |held: &&Arc<Held>| held.standing.record.trail.as_ref().is_some_and(|t| t.claim_id == claim_id);
+        let ours =
+            |held: &&Arc<Held>| held.standing.record.trail.as_ref().is_some_and(|t| t.claim_id == claim_id);
         Ok(course.record().filter(ours).map(|held| held.etag.clone()))
     }
 
