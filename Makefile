@@ -3,7 +3,7 @@
 CARGO ?= cargo
 SANDBOX := $(CARGO) run --quiet --package restore-sandbox --bin restore-sandbox --
 
-.PHONY: help contract build demo sandbox test lint doc bench bench-lanes bench-fleet bench-quota bench-memory bench-blobs fuzz tools crash-test crash-test-short chart image test-image test-brokers
+.PHONY: help contract build demo sandbox test lint doc bench bench-pure bench-lanes bench-fleet bench-quota bench-memory bench-blobs fuzz tools crash-test crash-test-short chart image test-image test-brokers
 
 help:                ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -69,6 +69,9 @@ bench:               ## the worker's cost and speed beside a bare loop on the sa
 bench-memory:        ## the worker's memory with sixteen items of 150 MB at once, in every stored form
 	$(CARGO) build --release --workspace --bins
 	target/release/bench-memory $(ARGS)
+
+bench-pure:          ## the pure hot paths with Criterion: preflight, body, lanes, contract (ARGS: a name, --save-baseline, …)
+	$(CARGO) bench --bench pure -- $(ARGS)
 
 bench-lanes:         ## hours of pacing in seconds, on a virtual clock
 	$(CARGO) bench --bench lanes
