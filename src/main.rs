@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use restore_worker::cli::{Cli, Exit};
 
-/// Most of what a small item costs are small pieces of memory for its requests: a sixth of the CPU with the C library's allocator.
+/// Most of what a small item costs are small pieces of memory for its requests: a fifth of the CPU with the C library's allocator.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
