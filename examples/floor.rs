@@ -1,5 +1,5 @@
 //! The floor that `make bench` holds the worker against: GETs an object, digests and encodes it, POSTs it, with the worker's own
-//! clients, and does nothing else. No ledger, no broker, no checks, no looking at answers beyond their status.
+//! clients and allocator, and does nothing else. No ledger, no broker, no checks, no looking at answers beyond their status.
 //!
 //! `floor ENDPOINT BUCKET KEY COUNT CONCURRENCY CA_FILE TOKEN_FILE GRAPH MAILBOX...`. Opens a session
 //! for each mailbox first. Prints seconds and CPU seconds (user and system) of COUNT items.
@@ -19,6 +19,10 @@ use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use restore_worker::s3_client;
 use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
+
+/// The worker's own.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// What the sandbox's folder is called, and the request around an item.
 const HEAD: &str = "{\"FolderId\":\"SW5ib3g=\",\"Mode\":\"create\",\"Data\":\"";
