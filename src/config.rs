@@ -27,7 +27,7 @@ use crate::{
     exchange,
     fts::PreflightMode,
     ledger,
-    pipeline::{Identifiers, lanes},
+    pipeline::{Identifiers, MAX_UNACKED, lanes},
     s3_client, telemetry,
 };
 
@@ -293,7 +293,7 @@ impl Sources {
         let ledger = ledger(r);
         // Checked; what it does is on the list [`LATER`].
         r.text("broker.tls.server_name");
-        Config {
+        let config = Config {
             broker: broker(r, self.variable("HOSTNAME")),
             storage: storage(r, ledger.as_ref()),
             exchange: self.exchange(r, default_tenant.clone()),
@@ -312,7 +312,19 @@ impl Sources {
                 .choice("log.identifiers", &[("plain", Identifiers::Plain), ("hashed", Identifiers::Hashed)]),
             startup_wait: r.duration_or_zero("startup.wait"),
             grace,
+        };
+        let largest = config.exchange.send_timeout(config.storage.max_blob);
+        if largest > MAX_UNACKED {
+            r.refuse(
+                "exchange.request_timeout",
+                format!(
+                    "with storage.max_blob at exchange.min_upload_rate an import may take {} s; a delivery is held for {} s at most, so the largest items would never begin",
+                    largest.as_secs(),
+                    MAX_UNACKED.as_secs()
+                ),
+            );
         }
+        config
     }
 }
 
@@ -597,7 +609,7 @@ pub fn warnings(config: &Config) -> Vec<String> {
     }
     let largest = config.exchange.send_timeout(config.storage.max_blob);
     let longest = config.retry.hold + largest;
-    if longest > Duration::from_mins(20) {
+    if longest > MAX_UNACKED {
         warnings.push(format!(
             "a delivery may be held for {} s (retry.hold + one send of storage.max_blob at exchange.min_upload_rate); the broker's consumer time-out is 1800 s by default",
             longest.as_secs()

@@ -99,6 +99,7 @@ pub struct Pipeline {
     pub unroutable: std::sync::atomic::AtomicBool,
 }
 
+pub use course::MAX_UNACKED;
 pub use report::Identifiers;
 pub use wait::Held as HeldJobs;
 

@@ -52,6 +52,15 @@ fn the_environment_wins_over_the_file_and_the_file_over_azures_variables() {
 }
 
 #[test]
+fn items_that_could_never_begin_are_refused_at_the_start() {
+    let file = "broker: { uri: \"amqp://localhost\" }\nledger: { bucket: records }\nexchange: { request_timeout: 10m }\n";
+    let (sources, _dir) = sources(file, &[]);
+    let text = sources.read().expect_err("invalid").to_string();
+    assert!(text.contains("exchange.request_timeout: with storage.max_blob"), "{text}");
+    assert!(text.contains("1200 s at most"), "{text}");
+}
+
+#[test]
 fn every_problem_is_told_at_once_with_its_key_and_source() {
     let file = "broker: { prefech: 7, heartbeat: soon, wait_tiers: [30s, 5s] }\nlanes: { in_flight: 0 }\nstorage: { max_blob: big }\n";
     let environment = [

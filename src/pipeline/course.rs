@@ -14,7 +14,7 @@ use crate::{
 
 /// One delivery stays unacked at most this long; the broker's consumer time-out is 30 minutes by default.
 /// Source: RabbitMQ, "Consumers", section "Delivery Acknowledgement Timeout".
-pub(super) const MAX_UNACKED: Duration = Duration::from_mins(20);
+pub const MAX_UNACKED: Duration = Duration::from_mins(20);
 
 /// What the ledger is known to hold.
 #[derive(Clone, Debug, Default)]

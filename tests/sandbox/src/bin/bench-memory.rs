@@ -1,7 +1,7 @@
 //! The worker's memory while it restores sixteen items of 150 MB at once, in every form in which a blob may be stored. Says the peak
 //! above the idle worker.
 
-use std::{path::Path, process::ExitCode};
+use std::{path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Result, ensure};
 use async_compression::tokio::bufread::{GzipEncoder, ZstdEncoder};
@@ -13,6 +13,7 @@ use restore_sandbox::{
     measure::{beside, measured},
     rabbitmq::{Broker, Options},
     stack::{BLOBS, Stack, create_job, exchange_options},
+    wait::until,
 };
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
@@ -30,6 +31,9 @@ struct Cli {
     #[arg(long, value_delimiter = ',', default_values_t = ["raw", "base64", "gzip", "zstd"].map(str::to_owned))]
     forms: Vec<String>,
 }
+
+/// How long the items of one form may take.
+const PATIENCE: Duration = Duration::from_mins(5);
 
 fn main() -> ExitCode {
     measured("bench-memory", run(Cli::parse()))
@@ -77,7 +81,7 @@ async fn measure(cli: &Cli, form: &str, stack: &Stack, binary: &Path) -> Result<
         ("FLEET__MODE", "shared"),
         ("LANES__IN_FLIGHT", &in_flight),
         ("LANES__UPLOAD_WINDOW__BYTES", "100000GB"),
-        ("EXCHANGE__REQUEST_TIMEOUT", "600s"),
+        ("EXCHANGE__REQUEST_TIMEOUT", "120s"),
     ];
     let worker = stack.named_worker(binary, &prefix, &variables).await?;
     let mut emitter = Emitter::connect(&stack.uri, &prefix).await?;
@@ -90,6 +94,8 @@ async fn measure(cli: &Cli, form: &str, stack: &Stack, binary: &Path) -> Result<
         }
         emitter.publish(&job).await?;
     }
+    let (results, all) = (format!("{prefix}.results"), u32::try_from(cli.items)?);
+    until("every item", PATIENCE, async || Ok((emitter.depth(&results).await? >= all).then_some(()))).await?;
     let told = emitter.results_of(cli.items).await?;
     let failed = told.values().flatten().find(|event| event["status"] != "succeeded");
     ensure!(failed.is_none(), "a job failed: {failed:?}");
