@@ -3,7 +3,8 @@
 # `make image` builds it; tests/image.sh runs the same commands without a container engine.
 
 FROM rust:1.95.0-slim-bookworm AS build
-# For the allocator's own build.
+# For the allocator's own build; any version does, and a pinned one is soon gone from the archive.
+# hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends make && rm -rf /var/lib/apt/lists/*
 WORKDIR /source
 # The image's own toolchain; rust-toolchain.toml would have more fetched.
