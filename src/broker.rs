@@ -18,7 +18,7 @@ pub mod topology;
 use std::{
     io,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -142,6 +142,11 @@ impl From<lapin::Error> for BrokerError {
 /// The reply code that the broker closed a channel or connection with (AMQP 0-9-1, section 1.2).
 fn amqp_code(error: &lapin::Error) -> Option<u16> {
     if let lapin::ErrorKind::ProtocolError(error) = error.kind() { Some(error.get_id()) } else { None }
+}
+
+/// A lock that is held for an instant only.
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How long the broker may take to answer one request.
@@ -268,7 +273,7 @@ impl Broker {
 
     /// Closes both connections: after everything has been settled and told.
     pub async fn close(&self) {
-        let connection = self.state.connection.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let connection = held(&self.state.connection).take();
         if let Some(connection) = connection
             && let Err(error) = answered(connection.close(200, message::short("done"))).await
         {

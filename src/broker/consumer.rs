@@ -3,12 +3,12 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, PoisonError, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use futures_util::{
-    Stream, StreamExt as _, TryStreamExt as _,
+    Stream, StreamExt as _, TryFutureExt as _, TryStreamExt as _,
     future::{ready, try_join_all},
     stream::{self, SelectAll, once},
 };
@@ -26,6 +26,7 @@ use tracing::{info, warn};
 use super::{
     Broker, BrokerError, Message, amqp_code, answered,
     echo::Echo,
+    held,
     loss::{ConnectionLost, LossWatch},
     shards::{COUNT_EVERY, consumer},
     topology,
@@ -100,7 +101,7 @@ impl Settlement {
 
     /// Gives the message back to its queue as it came.
     pub async fn give_back(self) -> Settled {
-        self.metrics.deliveries.with_label_values(&["returned"]).inc();
+        self.metrics.deliveries.with_label_values(&[RETURNED]).inc();
         sent(&answered(self.acker.nack(BasicNackOptions { requeue: true, multiple: false })).await)
     }
 
@@ -135,12 +136,13 @@ impl Lost {
         ["connect_failed", "connection_lost", "channel_closed", "consumer_cancelled", "deaf"];
 
     const fn cause(&self) -> &'static str {
+        let [connect, connection, channel, cancelled, deaf] = Self::CAUSES;
         match self {
-            Self::Connect(_) => "connect_failed",
-            Self::Connection(_) => "connection_lost",
-            Self::Channel(_) => "channel_closed",
-            Self::Cancelled => "consumer_cancelled",
-            Self::Deaf => "deaf",
+            Self::Connect(_) => connect,
+            Self::Connection(_) => connection,
+            Self::Channel(_) => channel,
+            Self::Cancelled => cancelled,
+            Self::Deaf => deaf,
         }
     }
 }
@@ -185,10 +187,14 @@ const GIVEN_UP_PREFETCH: u16 = 16;
 /// How long a cancelled consumer may take to hand over what it holds.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Every kind of delivery: the label `kind` of `restore_deliveries_total`.
+const KINDS: [&str; 5] = ["first", "redelivered", "retried", "parked", RETURNED];
+/// A delivery that was given back.
+const RETURNED: &str = "returned";
+
 /// The counters of consuming, before anything has happened.
 pub(super) fn at_zero(metrics: &Metrics) {
-    let kinds = ["first", "redelivered", "retried", "parked", "returned"];
-    Metrics::at_zero(&metrics.deliveries, kinds.map(|kind| [kind]));
+    Metrics::at_zero(&metrics.deliveries, KINDS.map(|kind| [kind]));
     Metrics::at_zero(&metrics.broker_reconnects, Lost::CAUSES.map(|cause| [cause]));
 }
 
@@ -264,8 +270,8 @@ impl Broker {
 
     /// Keeps the connection for acks, and lets the one before go.
     fn keep(&self, connection: &Arc<Connection>) {
-        *self.state.connection.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(connection));
-        self.state.cancelled.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        *held(&self.state.connection) = Some(Arc::clone(connection));
+        held(&self.state.cancelled).clear();
     }
 
     /// Hands deliveries on until the intent changes.
@@ -285,7 +291,7 @@ impl Broker {
                 lost = watch.lost() => return Err(lost.into()),
                 heard = echo.turn(&self.state.deaf) => { heard?; continue; }
                 _ = hearing.counts.tick(), if !hearing.alone => {
-                    watch.unless_lost(async { Ok::<_, Lost>(self.look_for_company(connection).await?) }).await?;
+                    watch.unless_lost(self.look_for_company(connection).err_into::<Lost>()).await?;
                     continue;
                 }
                 // The intake last: what is handed on must not keep away what can be done.
@@ -317,11 +323,12 @@ impl Broker {
     fn envelope(&self, source: Source, delivery: Delivery) -> Envelope {
         let message = Message::new(delivery.data, &delivery.properties, delivery.redelivered);
         let journey = message.journey(now());
+        let [first, redelivered, retried, parked, _] = KINDS;
         let kind = match (message.redelivered(), journey.attempt, journey.not_before) {
-            (true, _, _) => "redelivered",
-            (false, 1.., _) => "retried",
-            (false, 0, Some(_)) => "parked",
-            (false, 0, None) => "first",
+            (true, _, _) => redelivered,
+            (false, 1.., _) => retried,
+            (false, 0, Some(_)) => parked,
+            (false, 0, None) => first,
         };
         self.metrics.deliveries.with_label_values(&[kind]).inc();
         let job = message.wrapped(|wrapping| self.parser.parse(message.body(), wrapping)).and_then(|job| {
@@ -397,7 +404,7 @@ impl Hearing {
     /// Cancels, and gives back what the consumers hold. The channel stays open for the acks of what has begun.
     async fn end(self, broker: &Broker) {
         let Self { channel, consumers, .. } = self;
-        broker.state.cancelled.lock().unwrap_or_else(PoisonError::into_inner).push(channel.clone());
+        held(&broker.state.cancelled).push(channel.clone());
         let channel = &channel;
         let emptied = consumers.into_iter().map(async |mut consumer| {
             channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await?;

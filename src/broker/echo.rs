@@ -23,7 +23,7 @@ const ECHO_TIMEOUT: Duration = Duration::from_mins(1);
 
 type Sending = Pin<Box<dyn Future<Output = Result<(), PublishError>> + Send>>;
 
-/// A small message to ourselves, through the publishing connection and back over the consuming one.
+/// The echo of one consuming connection.
 pub(super) struct Echo {
     queue: String,
     consumer: Consumer,

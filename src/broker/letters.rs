@@ -4,7 +4,7 @@
 //! twice. Keeps eight bytes for each letter that it hands out, so that they go back in their order; the broker keeps the rest.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -15,7 +15,7 @@ use lapin::{
 };
 use tokio::time::{sleep, timeout};
 
-use super::{Broker, BrokerError, Message, answered, message::cut, topology::close};
+use super::{Broker, BrokerError, Message, answered, held, message::cut, topology::close};
 use crate::{
     contract::Malformed,
     domain::{RestoreJob, UnixMillis},
@@ -54,7 +54,7 @@ struct Held(Arc<Mutex<Vec<u64>>>);
 
 impl Held {
     fn tags(&self) -> MutexGuard<'_, Vec<u64>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        held(&self.0)
     }
 
     fn remove(&self, tag: u64) {

@@ -4,7 +4,7 @@
 //! A pool of channels gives the throughput. A channel whose confirm did not come in time is closed, never used again.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 use tracing::{debug, info};
 
 use super::{
-    BrokerError, Settings, amqp_code, answered,
+    BrokerError, Settings, amqp_code, answered, held,
     message::{Message, PERSISTENT, cut, put_text, short},
 };
 use crate::{
@@ -397,11 +397,6 @@ impl Publisher {
         }
         Ok(connection)
     }
-}
-
-/// A lock that is held for an instant only.
-fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn is_refusal(error: &lapin::Error) -> bool {

@@ -5,11 +5,7 @@
 //! 4 makes the highest the active one, so the broker itself deals out the shards. 3.x leaves all of them to whoever came first:
 //! there the fleet works in shared mode.
 
-use std::{
-    collections::HashMap,
-    sync::{MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::MutexGuard, time::Duration};
 
 use futures_util::StreamExt as _;
 use lapin::{
@@ -21,7 +17,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use super::{
-    Broker, BrokerError, Source, answered,
+    Broker, BrokerError, Source, answered, held,
     message::{cut, short},
     topology,
 };
@@ -91,7 +87,7 @@ const PROBE_EXPIRES: i64 = 60_000;
 
 impl Broker {
     fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.state.fleet.lock().unwrap_or_else(PoisonError::into_inner)
+        held(&self.state.fleet)
     }
 
     /// Where a delivery has to go on before anything is done: from the intake to its mailbox's shard, and from a shard where it
