@@ -194,16 +194,7 @@ fn client_settings() -> s3_client::Settings {
 }
 
 fn job(bucket: &str, key: &str, change: impl FnOnce(&mut BlobRef)) -> anyhow::Result<RestoreJob> {
-    let mut blob = BlobRef {
-        bucket: bucket.into(),
-        key: key.into(),
-        version_id: None,
-        range: None,
-        encoding: Encoding::Raw,
-        compression: Compression::None,
-        size: None,
-        sha256: None,
-    };
+    let mut blob = BlobRef::plain(bucket, key);
     change(&mut blob);
     Ok(RestoreJob {
         id: JobId::parse("job")?,

@@ -91,6 +91,7 @@ pub enum Taken {
 
 /// Largest record that is read; real ones are below 2 KiB.
 const MAX_RECORD: usize = 64 * 1024;
+
 impl Ledger {
     /// Makes the client. Asks no storage.
     ///
