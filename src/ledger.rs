@@ -13,12 +13,9 @@ use aws_sdk_s3::{
     config::{
         ConfigBag, Intercept, RuntimeComponents, interceptors::BeforeDeserializationInterceptorContextRef,
     },
-    error::{BoxError, SdkError},
-    operation::{
-        get_object::GetObjectOutput,
-        put_object::{PutObjectError, PutObjectOutput},
-    },
-    primitives::{ByteStream, DateTime},
+    error::BoxError,
+    operation::get_object::GetObjectOutput,
+    primitives::DateTime,
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc2822};
 
@@ -31,7 +28,7 @@ use crate::{
         record::{Record, Standing},
     },
     metrics::Metrics,
-    s3_client::{self, Client, Failure},
+    s3_client::{self, Client, Failure, Put, Puts},
 };
 
 /// Where the ledger lies.
@@ -49,6 +46,7 @@ pub struct Settings {
 #[derive(Clone, Debug)]
 pub struct Ledger {
     client: Client,
+    puts: Puts,
     bucket: Arc<str>,
     prefix: Arc<str>,
     metrics: Arc<Metrics>,
@@ -100,7 +98,9 @@ impl Ledger {
     pub async fn connect(settings: Settings, metrics: Arc<Metrics>) -> Result<Self, String> {
         let client = s3_client::connect(&settings.client).await?;
         operation::at_zero(&metrics);
-        Ok(Self { client, bucket: settings.bucket.into(), prefix: settings.prefix.into(), metrics })
+        let bucket: Arc<str> = settings.bucket.into();
+        let puts = Puts::new(client.clone(), Arc::clone(&bucket));
+        Ok(Self { client, puts, bucket, prefix: settings.prefix.into(), metrics })
     }
 
     /// Reads a job's record.
@@ -199,18 +199,9 @@ impl Ledger {
         over: Option<&Etag>,
         operation: Operation,
     ) -> Result<Written, RestoreError> {
-        let put = self
-            .client
-            .put_object()
-            .bucket(&*self.bucket)
-            .key(key)
-            .content_type("application/json")
-            .body(ByteStream::from(body));
-        let put = match over {
-            None => put.if_none_match("*"),
-            Some(Etag(etag)) => put.if_match(etag),
-        };
-        let written = judge(Box::pin(put.send()).await, over.is_some());
+        let over = over.map(|Etag(etag)| &**etag);
+        let put = Put { key, content_type: "application/json", body, over };
+        let written = judge(self.puts.put(put).await, over.is_some());
         let outcome = match &written {
             Ok(Written::Stands(_)) => "stands",
             Ok(Written::Lost) => "lost",
@@ -264,23 +255,15 @@ async fn understand(object: GetObjectOutput, clock: &StoreClock) -> Result<Held,
 
 /// What became of a PUT. A creation is lost with 412, or 409 where two race (AWS); a change with 412, 409 or, the object being
 /// gone, 404. Source: Amazon S3 User Guide, "Conditional writes".
-fn judge(
-    put: Result<PutObjectOutput, SdkError<PutObjectError>>,
-    change: bool,
-) -> Result<Written, RestoreError> {
+fn judge(put: Result<Option<String>, Failure>, change: bool) -> Result<Written, RestoreError> {
     match put {
-        Ok(output) => match output.e_tag() {
-            Some(etag) => Ok(Written::Stands(Etag(etag.to_owned()))),
-            None => Err(passing("the store named no ETag".into())),
+        Ok(Some(etag)) => Ok(Written::Stands(Etag(etag))),
+        Ok(None) => Err(passing("the store named no ETag".into())),
+        Err(failure) => match failure.status {
+            Some(409 | 412) => Ok(Written::Lost),
+            Some(404) if change && failure.code.as_deref() != Some("NoSuchBucket") => Ok(Written::Lost),
+            Some(_) | None => Err(failure.unavailable(Dependency::Ledger)),
         },
-        Err(error) => {
-            let failure = Failure::read(&error);
-            match failure.status {
-                Some(409 | 412) => Ok(Written::Lost),
-                Some(404) if change && failure.code.as_deref() != Some("NoSuchBucket") => Ok(Written::Lost),
-                Some(_) | None => Err(failure.unavailable(Dependency::Ledger)),
-            }
-        }
     }
 }
 

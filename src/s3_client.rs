@@ -6,6 +6,7 @@
 
 mod endpoint;
 mod failure;
+mod put;
 
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use self::endpoint::Endpoints;
 pub use aws_sdk_s3::Client;
 pub use failure::{Failure, Kind};
+pub use put::{Put, Puts};
 
 /// Where the storage is and how long it is waited for.
 #[derive(Clone, Debug)]

@@ -92,6 +92,8 @@ const STAYS_IN: &[(&str, &[&str])] = &[
     // Telemetry names the log targets of lapin, none of its types.
     ("lapin::", &["broker", "telemetry"]),
     ("aws_sdk_s3::", &["blob_store", "ledger", "s3_client"]),
+    ("aws_sigv4::", &["s3_client"]),
+    ("aws_smithy_runtime_api::", &["s3_client"]),
     ("reqwest::", &["exchange"]),
     ("azure_identity::", &["exchange"]),
     ("axum::", &["admin"]),
