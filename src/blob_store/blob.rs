@@ -160,9 +160,12 @@ impl Stream for BlobChunks {
     }
 }
 
-/// Reads a blob to its verified end and keeps it if it has at most `most` bytes.
+/// Reads a blob to its verified end and keeps it if it has at most `most` bytes: copied once, into room of its length where that
+/// is known. What comes off the wire is not kept as it is, for a chunk may hold a buffer far larger than itself.
 pub(super) async fn keep_small(mut verify: Verify, most: u64) -> Result<Option<Kept>, RestoreError> {
-    let mut kept = Some(BytesMut::new());
+    let length = verify.expected_length().unwrap_or_default();
+    let room = |length| BytesMut::with_capacity(usize::try_from(length).unwrap_or_default());
+    let mut kept = (length <= most).then(|| room(length));
     while let Some(chunk) = verify.next().await {
         let chunk = chunk?;
         let fits = kept.as_ref().is_some_and(|kept| (kept.len() + chunk.len()) as u64 <= most);

@@ -126,6 +126,11 @@ impl Verify {
         }
     }
 
+    /// How many bytes must come out, where that is known ahead.
+    pub(super) fn expected_length(&self) -> Option<u64> {
+        self.expected.length
+    }
+
     /// Takes a chunk in and gives out the one before it.
     fn took(&mut self, chunk: Bytes) -> Result<Option<Bytes>, RestoreError> {
         self.count += chunk.len() as u64;

@@ -195,9 +195,12 @@ impl<S> ImportBody<S> {
             return Ok(Bytes::new());
         }
         let whole = rest.len() - rest.len() % 3;
-        let mut text = String::with_capacity((self.carry.len() + whole) / 3 * 4);
-        STANDARD.encode_string(&self.carry, &mut text);
-        STANDARD.encode_string(&rest[..whole], &mut text);
+        // Into room of its own length: the encoder's `String` fills by way of a buffer, one more copy of every byte.
+        let carried = self.carry.len() / 3 * 4;
+        let mut text = vec![0; carried + whole / 3 * 4];
+        let (first, rest_of_text) = text.split_at_mut(carried);
+        encode_into(&self.carry, first);
+        encode_into(&rest[..whole], rest_of_text);
         self.carry.clear();
         self.carry.extend_from_slice(&rest[whole..]);
         Ok(Bytes::from(text))
@@ -233,6 +236,11 @@ impl<S> ImportBody<S> {
         self.progress.completed.notify_waiters();
         self.hand_over(Bytes::from_static(CLOSING))
     }
+}
+
+/// Base64 of whole groups of three bytes, into exactly its room.
+fn encode_into(bytes: &[u8], text: &mut [u8]) {
+    STANDARD.encode_slice(bytes, text).expect("three bytes are four letters");
 }
 
 fn passing(message: &str) -> RestoreError {
