@@ -22,7 +22,8 @@ pub struct Message(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    body: Vec<u8>,
+    /// Of its own length: the room that was left when its frames were gathered is given back.
+    body: Box<[u8]>,
     /// What may be copied, and nothing else.
     kept: BasicProperties,
     user_id: Option<String>,
@@ -36,7 +37,7 @@ impl Message {
     pub(super) fn new(body: Vec<u8>, properties: &BasicProperties, redelivered: bool) -> Self {
         let headers = properties.headers().as_ref();
         Self(Arc::new(Inner {
-            body,
+            body: body.into_boxed_slice(),
             kept: keep(properties),
             user_id: properties.user_id().as_ref().map(|id| id.as_str().to_owned()),
             delivery_count: headers.and_then(|h| integer(h, "x-delivery-count")).unwrap_or(0),

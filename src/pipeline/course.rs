@@ -1,13 +1,13 @@
 //! What is known of one job while a delivery of it is in hand.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use crate::{
     blob_store::{Blob, Facts},
     broker::{Message, Source},
-    domain::{Journey, MailboxId, RestoreJob, Timings, UnixMillis, record::Claimant},
+    domain::{Journey, MailboxId, Metadata, RestoreJob, Timings, UnixMillis, record::Claimant},
     ledger::{self, Held},
     telemetry::trace,
 };
@@ -31,6 +31,9 @@ pub(super) enum Known {
 pub(super) struct Course {
     pub(super) job: Box<RestoreJob>,
     pub(super) message: Message,
+    /// Where the job's metadata stands in the message, as long as the job itself lacks it: only the event wants it, and a job
+    /// that waits does not hold it twice.
+    metadata: Option<Range<usize>>,
     pub(super) source: Source,
     pub(super) journey: Journey,
     pub(super) claimant: Claimant,
@@ -52,12 +55,16 @@ pub(super) struct Course {
 
 impl Course {
     pub(super) fn new(
-        job: Box<RestoreJob>,
+        mut job: Box<RestoreJob>,
         message: Message,
         source: Source,
         journey: Journey,
         received: Instant,
     ) -> Self {
+        let metadata = job.metadata.as_ref().and_then(|metadata| place_of(metadata, &message));
+        if metadata.is_some() {
+            job.metadata = None;
+        }
         let claimant = Claimant {
             fingerprint: ledger::fingerprint(&job),
             replay: journey.replay,
@@ -66,6 +73,7 @@ impl Course {
         Self {
             job,
             message,
+            metadata,
             source,
             journey,
             claimant,
@@ -78,6 +86,14 @@ impl Course {
             facts: None,
             request_id: None,
             timings: Timings::default(),
+        }
+    }
+
+    /// Gives the job its metadata again, for its event.
+    pub(super) fn with_metadata(&mut self) {
+        if let Some(place) = self.metadata.take() {
+            let text = self.message.body().get(place).and_then(|text| std::str::from_utf8(text).ok());
+            self.job.metadata = text.and_then(|text| Metadata::from_json_text(text).ok());
         }
     }
 
@@ -136,6 +152,13 @@ impl Course {
 
 /// Length that is assumed of a blob of which nothing is said: a mail's average in Exchange Online.
 const GUESS: u64 = 128 * 1024;
+
+/// Where these words stand in the message that said them.
+fn place_of(metadata: &Metadata, message: &Message) -> Option<Range<usize>> {
+    let text = metadata.as_json_text();
+    let at = std::str::from_utf8(message.body()).ok()?.find(text)?;
+    Some(at..at + text.len())
+}
 
 /// Now, by this machine's clock.
 pub(super) fn now() -> UnixMillis {

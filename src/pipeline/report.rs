@@ -67,6 +67,7 @@ impl Pipeline {
     /// Publishes the event of a job's end. `Next::Ack`: it is confirmed.
     pub(super) async fn tell(&self, course: &mut Course, outcome: Outcome, settlement: &Settlement) -> Next {
         course.timings.total = now().since(course.journey.began());
+        course.with_metadata();
         let event = Self::event(course, outcome);
         let subject =
             Subject { job_id: course.job.id.as_str(), job: Some(&course.job), body: course.message.body() };
