@@ -122,6 +122,15 @@ impl Broker {
         }
     }
 
+    /// The node's process, where it is ours.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        match self {
+            Self::Own(node) => node.pid(),
+            Self::Existing { .. } => None,
+        }
+    }
+
     /// The node, where it is ours to kill and restart.
     pub fn own(&mut self) -> Option<&mut RabbitMq> {
         match self {

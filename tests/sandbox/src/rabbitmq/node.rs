@@ -99,6 +99,12 @@ impl RabbitMq {
         format!("127.0.0.1:{}", self.ports.amqp)
     }
 
+    /// The node's process, if it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        fs::read_to_string(self.path("pid")).ok()?.trim().parse().ok()
+    }
+
     /// The HTTP interface, if the node was started with it.
     #[must_use]
     pub fn management(&self) -> Option<&Management> {
@@ -280,6 +286,8 @@ impl RabbitMq {
         let own = |name: &str| self.path(name).into_os_string();
         let port = |port: u16| OsString::from(port.to_string());
         let loopback = "-kernel inet_dist_use_interface {127,0,0,1}";
+        // Two schedulers, which sleep when there is nothing to do instead of spinning: the cores are for others, too.
+        let schedulers = "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none";
         vec![
             ("HOME", own("home")),
             ("LC_ALL", "C.UTF-8".into()),
@@ -299,7 +307,7 @@ impl RabbitMq {
             ("RABBITMQ_CTL_DIST_PORT_MAX", port(self.ports.last_tool())),
             ("ERL_EPMD_PORT", port(self.ports.epmd)),
             ("ERL_EPMD_ADDRESS", "127.0.0.1".into()),
-            ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", format!("{loopback} +S 2:2").into()),
+            ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", format!("{loopback} {schedulers}").into()),
             ("RABBITMQ_CTL_ERL_ARGS", loopback.into()),
         ]
     }
