@@ -61,10 +61,10 @@ contract: build      ## writes docs/contract anew: schemas, AsyncAPI document, R
 doc:                 ## the documentation of the code
 	$(CARGO) doc --no-deps --workspace --open
 
-bench:               ## the worker's cost and speed beside a bare loop on the same servers (ARGS: --repeat, --sizes, --rest)
-	$(CARGO) build --release --workspace --bins
-	$(CARGO) build --release --example floor
-	target/release/bench $(ARGS)
+bench:               ## the worker's cost and speed beside a bare loop on the same servers, as they are shipped (ARGS: --repeat, --sizes, --latency, --rest)
+	$(CARGO) build --profile dist --workspace --bins
+	$(CARGO) build --profile dist --example floor
+	target/dist/bench $(ARGS)
 
 bench-memory:        ## the worker's memory with sixteen items of 150 MB at once, in every stored form
 	$(CARGO) build --release --workspace --bins

@@ -20,6 +20,8 @@ use crate::wait::until;
 
 /// How long an event may take.
 const LIMIT: Duration = Duration::from_secs(60);
+/// Events that a measurement settles at once.
+const TOGETHER: usize = 64;
 /// Default of `fleet.shards`.
 const SHARDS: u16 = 64;
 
@@ -167,17 +169,38 @@ impl Emitter {
     /// # Errors
     /// If none comes in time.
     pub async fn next_result(&mut self) -> Result<Message> {
+        let delivery = self.next_delivery().await?;
+        delivery.acker.ack(BasicAckOptions::default()).await?;
+        Ok(delivery.into())
+    }
+
+    async fn next_delivery(&mut self) -> Result<Delivery> {
         if self.results.is_none() {
             let queue = self.name("results");
             self.results = Some(self.consume(&queue).await?);
         }
         let results = self.results.as_mut().context("consumes")?;
-        let delivery = timeout(LIMIT, results.next())
-            .await
-            .context("no event in time")?
-            .context("the events ended")??;
-        delivery.acker.ack(BasicAckOptions::default()).await?;
-        Ok(delivery.into())
+        let next = timeout(LIMIT, results.next()).await.context("no event in time")?;
+        Ok(next.context("the events ended")??)
+    }
+
+    /// So many result events, settled [`TOGETHER`] at once: for measurements, where one settlement for each would be the broker's
+    /// work and ours.
+    ///
+    /// # Errors
+    /// If one is missing.
+    pub async fn events(&mut self, count: usize) -> Result<Vec<Value>> {
+        let mut events = Vec::with_capacity(count);
+        while events.len() < count {
+            let had = events.len();
+            let delivery =
+                self.next_delivery().await.with_context(|| format!("{had} of {count} jobs were told"))?;
+            events.push(serde_json::from_slice(&delivery.data)?);
+            if events.len() == count || events.len().is_multiple_of(TOGETHER) {
+                delivery.acker.ack(BasicAckOptions { multiple: true }).await?;
+            }
+        }
+        Ok(events)
     }
 
     /// Consumes a queue.

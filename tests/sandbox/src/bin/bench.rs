@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use restore_sandbox::{
     emitter::Emitter,
-    exchange::{ALL_ROLES, Operation},
+    exchange::{ALL_ROLES, Effect, Fault, Operation, When},
     fts::ItemSpec,
     measure::{beside, measured},
     rabbitmq::{Broker, Options},
@@ -31,6 +31,10 @@ struct Cli {
     /// Sizes to measure, as they stand in the table.
     #[arg(long, value_delimiter = ',', default_values_t = SIZES.map(|size| size.name.to_owned()))]
     sizes: Vec<String>,
+    /// Milliseconds by which Exchange's answers to imports come later in a second set of rows; 0: none. On few cores worker, broker
+    /// and servers share what the floor, which has no broker, shares with the servers alone: speeds compare where waiting dominates.
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    latency: u64,
     /// Measure idling and waiting, too.
     #[arg(long)]
     rest: bool,
@@ -46,19 +50,37 @@ struct Size {
 }
 
 const SIZES: [Size; 4] = [
-    Size { name: "4KiB", bytes: 4 << 10, items: 2_000, at_once: 64 },
-    Size { name: "32KiB", bytes: 32 << 10, items: 2_000, at_once: 64 },
+    Size { name: "4KiB", bytes: 4 << 10, items: 4_000, at_once: 64 },
+    Size { name: "32KiB", bytes: 32 << 10, items: 4_000, at_once: 64 },
     Size { name: "1MiB", bytes: 1 << 20, items: 200, at_once: 64 },
     Size { name: "150MiB", bytes: 150 << 20, items: 8, at_once: 4 },
 ];
 const MAILBOXES: usize = 16;
+/// Items of a repetition with a far service, at most.
+const FAR_ITEMS: usize = 1_000;
 
-/// What a repetition came to.
+/// What a repetition came to: seconds, and CPU seconds of each process.
 #[derive(Clone, Copy, Default)]
 struct Figures {
     seconds: f64,
     cpu: f64,
+    broker: f64,
+    servers: f64,
     calls: f64,
+}
+
+/// The processes beside the one that is measured: the broker, where it is ours, and this one, which serves storage and Exchange
+/// and takes the events.
+#[derive(Clone, Copy)]
+struct Others {
+    broker: Option<u32>,
+}
+
+impl Others {
+    /// CPU seconds so far: broker, servers.
+    fn cpu(self) -> Result<(f64, f64)> {
+        Ok((self.broker.map_or(Ok(0.0), cpu_of)?, cpu_of(std::process::id())?))
+    }
 }
 
 fn main() -> ExitCode {
@@ -68,32 +90,42 @@ fn main() -> ExitCode {
 async fn run(cli: Cli) -> Result<()> {
     let (binary, floor) = (beside("restore-worker")?, beside("examples/floor")?);
     let broker = Broker::from_env_or_start(Options::from_env()).await?;
+    let others = Others { broker: broker.pid() };
     let stack = Stack::start(broker.create_vhost("bench").await?, exchange_options()).await?;
     let mailboxes: Vec<_> = (0..MAILBOXES).map(|n| stack.mailbox(&format!("m{n}"))).collect();
-    let mut none = Bench::start(&stack, &binary, "none").await?;
-    let mut s3 = Bench::start(&stack, &binary, "s3").await?;
-    println!("medians of {}; CPU is user + system of the process alone; x: times the floor", cli.repeat);
+    let none = Bench::start(&stack, &binary, others, "none").await?;
+    let s3 = Bench::start(&stack, &binary, others, "s3").await?;
+    let mut side = Side { stack: &stack, floor: &floor, mailboxes: &mailboxes, none, s3, others };
     println!(
-        "{:>7} {:>9} {:>10} {:>9} {:>12} {:>12} {:>7} {:>7} {:>8} {:>9}",
-        "size", "", "items/s", "MB/s", "CPU ms/item", "CPU s/GiB", "CPU x", "speed x", "calls", "RSS MiB"
+        "medians of {}; CPU is user + system of the process alone, ms per item for broker and servers; x: times the floor",
+        cli.repeat
+    );
+    println!(
+        "{:>13} {:>9} {:>10} {:>9} {:>12} {:>12} {:>7} {:>7} {:>9} {:>9} {:>8} {:>9}",
+        "size",
+        "",
+        "items/s",
+        "MB/s",
+        "CPU ms/item",
+        "CPU s/GiB",
+        "CPU x",
+        "speed x",
+        "broker",
+        "servers",
+        "calls",
+        "RSS MiB"
     );
     for size in SIZES.into_iter().filter(|size| cli.sizes.iter().any(|name| name == size.name)) {
         stack.store(&key(size), &ItemSpec::mail(size.bytes as u64, size.bytes));
-        let (mut base, mut without, mut with) = (Vec::new(), Vec::new(), Vec::new());
-        for round in 0..=cli.repeat {
-            let floor = run_floor(&stack, &floor, size, &mailboxes).await?;
-            let (a, b) = (none.run(&stack, size, &mailboxes).await?, s3.run(&stack, size, &mailboxes).await?);
-            // The first warms up: sessions, connections, the allocator.
-            if round > 0 {
-                base.push(floor);
-                without.push(a);
-                with.push(b);
-            }
+        side.rows(size, size.name, cli.repeat).await?;
+        if cli.latency > 0 {
+            let late = When::After(Duration::from_millis(cli.latency));
+            let far =
+                stack.exchange.add_fault(Fault::new(Operation::Import, Effect::WaitAfter(late)).always())?;
+            let fewer = Size { items: size.items.min(FAR_ITEMS), ..size };
+            side.rows(fewer, &format!("{} +{}ms", size.name, cli.latency), cli.repeat).await?;
+            stack.exchange.clear_fault(far);
         }
-        let base = median(&base);
-        row(size, "floor", base, base, None);
-        row(size, "no ledger", median(&without), base, Some(none.peak()?));
-        row(size, "ledger", median(&with), base, Some(s3.peak()?));
         stack.s3.backend().remove(BLOBS, &key(size));
     }
     if cli.rest {
@@ -108,10 +140,50 @@ fn key(size: Size) -> String {
     format!("{}.fts", size.name)
 }
 
-async fn run_floor(stack: &Stack, floor: &Path, size: Size, mailboxes: &[String]) -> Result<Figures> {
+/// Floor and workers, side by side.
+struct Side<'a> {
+    stack: &'a Stack,
+    floor: &'a Path,
+    mailboxes: &'a [String],
+    none: Bench,
+    s3: Bench,
+    others: Others,
+}
+
+impl Side<'_> {
+    /// Three rows: floor, worker without ledger, worker with it.
+    async fn rows(&mut self, size: Size, name: &str, repeat: usize) -> Result<()> {
+        let (mut base, mut without, mut with) = (Vec::new(), Vec::new(), Vec::new());
+        for round in 0..=repeat {
+            let floor = run_floor(self.stack, self.floor, self.others, size, self.mailboxes).await?;
+            let none = self.none.run(self.stack, size, self.mailboxes).await?;
+            let s3 = self.s3.run(self.stack, size, self.mailboxes).await?;
+            // The first warms up: sessions, connections, the allocator.
+            if round > 0 {
+                base.push(floor);
+                without.push(none);
+                with.push(s3);
+            }
+        }
+        let base = median(&base);
+        row(size, name, "floor", base, base, None);
+        row(size, name, "no ledger", median(&without), base, Some(self.none.peak()?));
+        row(size, name, "ledger", median(&with), base, Some(self.s3.peak()?));
+        Ok(())
+    }
+}
+
+async fn run_floor(
+    stack: &Stack,
+    floor: &Path,
+    others: Others,
+    size: Size,
+    mailboxes: &[String],
+) -> Result<Figures> {
     let token = stack.exchange.issue_token(TENANT, CLIENT_ID, &ALL_ROLES, Duration::from_secs(3_600));
     let token_file = stack.dir().join("floor.token");
     std::fs::write(&token_file, token)?;
+    let before = others.cpu()?;
     let output = tokio::process::Command::new(floor)
         .args([&stack.s3.endpoint(), BLOBS, &key(size), &size.items.to_string(), &size.at_once.to_string()])
         .arg(stack.dir().join("ca.pem"))
@@ -125,23 +197,28 @@ async fn run_floor(stack: &Stack, floor: &Path, size: Size, mailboxes: &[String]
     let text = String::from_utf8(output.stdout)?;
     let mut numbers = text.split_whitespace().map(str::parse::<f64>);
     let mut next = || numbers.next().context("two numbers")?.context("a number");
-    Ok(Figures { seconds: next()?, cpu: next()?, calls: 1.0 })
+    let after = others.cpu()?;
+    let (seconds, cpu) = (next()?, next()?);
+    Ok(Figures { seconds, cpu, broker: after.0 - before.0, servers: after.1 - before.1, calls: 1.0 })
 }
 
 /// A worker with queues of its own.
 struct Bench {
     worker: Worker,
     emitter: Emitter,
+    others: Others,
     prefix: String,
     published: usize,
 }
 
 impl Bench {
-    async fn start(stack: &Stack, binary: &Path, ledger: &str) -> Result<Self> {
+    async fn start(stack: &Stack, binary: &Path, others: Others, ledger: &str) -> Result<Self> {
         let prefix = format!("bench-{ledger}");
         let bucket = if ledger == "none" { "" } else { restore_sandbox::stack::RECORDS };
         let variables = [
             ("BROKER__PREFIX", prefix.as_str()),
+            // More than a repetition's jobs: none waits for another's settlement to be delivered.
+            ("BROKER__PREFETCH", "8192"),
             ("LEDGER__STORE", ledger),
             ("LEDGER__BUCKET", bucket),
             ("FLEET__MODE", "shared"),
@@ -152,7 +229,7 @@ impl Bench {
         ];
         let worker = stack.named_worker(binary, &prefix, &variables).await?;
         let emitter = Emitter::connect(&stack.uri, &prefix).await?;
-        Ok(Self { worker, emitter, prefix, published: 0 })
+        Ok(Self { worker, emitter, others, prefix, published: 0 })
     }
 
     async fn run(&mut self, stack: &Stack, size: Size, mailboxes: &[String]) -> Result<Figures> {
@@ -166,15 +243,20 @@ impl Bench {
         // The jobs lie there before it begins, as the floor's do.
         self.worker.signal("STOP").await?;
         self.emitter.publish_all(jobs).await?;
-        let (before, cpu, began) = (calls(stack), cpu_of(&self.worker)?, Instant::now());
+        let (before, cpu, others) = (calls(stack), cpu_of_worker(&self.worker)?, self.others.cpu()?);
+        let began = Instant::now();
         self.worker.signal("CONT").await?;
-        let told = self.emitter.results_of(size.items).await?;
+        let events = self.emitter.events(size.items).await?;
+        let seconds = began.elapsed().as_secs_f64();
+        let after = self.others.cpu()?;
         let figures = Figures {
-            seconds: began.elapsed().as_secs_f64(),
-            cpu: cpu_of(&self.worker)? - cpu,
+            seconds,
+            cpu: cpu_of_worker(&self.worker)? - cpu,
+            broker: after.0 - others.0,
+            servers: after.1 - others.1,
             calls: (calls(stack) - before) as f64 / size.items as f64,
         };
-        let failed = told.values().flatten().find(|event| event["status"] != "succeeded");
+        let failed = events.iter().find(|event| event["status"] != "succeeded");
         ensure!(failed.is_none(), "a job failed: {failed:?}");
         Ok(figures)
     }
@@ -185,9 +267,13 @@ impl Bench {
     }
 }
 
-/// CPU seconds of a worker so far. Source: `proc(5)`, `/proc/pid/stat`, fields 14 and 15, in hundredths.
-fn cpu_of(worker: &Worker) -> Result<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", worker.id().context("a process")?))?;
+fn cpu_of_worker(worker: &Worker) -> Result<f64> {
+    cpu_of(worker.id().context("a process")?)
+}
+
+/// CPU seconds of a process so far. Source: `proc(5)`, `/proc/pid/stat`, fields 14 and 15, in hundredths.
+fn cpu_of(pid: u32) -> Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let fields: Vec<&str> =
         stat.rsplit_once(')').context("a name in brackets")?.1.split_whitespace().collect();
     let ticks = |n: usize| fields.get(n).and_then(|text| text.parse::<f64>().ok()).context("a number");
@@ -200,20 +286,27 @@ fn median(figures: &[Figures]) -> Figures {
         values.sort_by(f64::total_cmp);
         values.get(values.len() / 2).copied().unwrap_or_default()
     };
-    Figures { seconds: of(|f| f.seconds), cpu: of(|f| f.cpu), calls: of(|f| f.calls) }
+    Figures {
+        seconds: of(|f| f.seconds),
+        cpu: of(|f| f.cpu),
+        broker: of(|f| f.broker),
+        servers: of(|f| f.servers),
+        calls: of(|f| f.calls),
+    }
 }
 
-fn row(size: Size, who: &str, figures: Figures, base: Figures, peak: Option<f64>) {
+fn row(size: Size, name: &str, who: &str, figures: Figures, base: Figures, peak: Option<f64>) {
     let (items, bytes) = (size.items as f64, (size.items * size.bytes) as f64);
     println!(
-        "{:>7} {who:>9} {:>10.1} {:>9.1} {:>12.3} {:>12.2} {:>7.2} {:>7.2} {:>8.3} {:>9}",
-        size.name,
+        "{name:>13} {who:>9} {:>10.1} {:>9.1} {:>12.3} {:>12.2} {:>7.2} {:>7.2} {:>9.3} {:>9.3} {:>8.3} {:>9}",
         items / figures.seconds,
         bytes / figures.seconds / 1e6,
         figures.cpu * 1_000.0 / items,
         figures.cpu / bytes * f64::from(1 << 30),
         figures.cpu / base.cpu,
         base.seconds / figures.seconds,
+        figures.broker * 1_000.0 / items,
+        figures.servers * 1_000.0 / items,
         figures.calls,
         peak.map_or("-".into(), |peak| format!("{peak:.0}")),
     );
@@ -229,10 +322,10 @@ async fn rest(stack: &Stack, binary: &Path) -> Result<()> {
         ("FLEET__MODE", "shared"),
     ];
     let worker = stack.named_worker(binary, "rest", &variables).await?;
-    let cpu = cpu_of(&worker)?;
+    let cpu = cpu_of_worker(&worker)?;
     sleep(Duration::from_secs(20)).await;
     let idle = worker.memory("VmRSS:")?;
-    println!("\nidle for 20 s: {:.0} ms CPU, {idle:.1} MiB RSS", (cpu_of(&worker)? - cpu) * 1_000.0);
+    println!("\nidle for 20 s: {:.0} ms CPU, {idle:.1} MiB RSS", (cpu_of_worker(&worker)? - cpu) * 1_000.0);
     let mailbox = stack.mailbox("waits");
     stack.exchange.throttle_tenant(TENANT, Some(Duration::from_secs(3_000)))?;
     let emitter = Emitter::connect(&stack.uri, "rest").await?;
@@ -244,12 +337,12 @@ async fn rest(stack: &Stack, binary: &Path) -> Result<()> {
     stack.store("32KiB.fts", &ItemSpec::mail(1, 32 << 10));
     emitter.publish_all(jobs).await?;
     sleep(Duration::from_secs(20)).await;
-    let cpu = cpu_of(&worker)?;
+    let cpu = cpu_of_worker(&worker)?;
     sleep(Duration::from_secs(10)).await;
     println!(
         "{JOBS} jobs of 1 KiB waiting: {:.1} MiB more, {:.0} ms CPU in 10 s",
         worker.memory("VmRSS:")? - idle,
-        (cpu_of(&worker)? - cpu) * 1_000.0
+        (cpu_of_worker(&worker)? - cpu) * 1_000.0
     );
     Ok(())
 }
