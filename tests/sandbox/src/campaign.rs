@@ -7,6 +7,7 @@
 mod courier;
 mod fleet;
 mod jobs;
+mod queues;
 mod report;
 mod step;
 mod strikes;
@@ -95,9 +96,16 @@ const PATIENCE: Duration = Duration::from_secs(4);
 /// `exchange.request_timeout` of the workers; a lease is that, a second for the bytes and a margin of five.
 const REQUEST_TIMEOUT: &str = "1s";
 const LEASE: Duration = Duration::from_secs(7);
+/// What RabbitMQ gives a consumer for one delivery (half an hour by itself). 4.3 may leave a shard to a worker that is dead until
+/// then (`docs/fleet.md`).
+const CONSUMER_TIMEOUT: Duration = Duration::from_mins(1);
+/// The campaign's virtual host.
+const VHOST: &str = "campaign";
 /// How long everything may take to come to rest.
 const REST: Duration = Duration::from_secs(300);
 
+/// After what time without rest the broker is asked what it knows.
+const LOOK_AFTER: Duration = Duration::from_secs(20);
 /// Something that is done to the workers or their neighbours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Deed {
@@ -174,12 +182,13 @@ struct Done {
 
 impl Campaign {
     async fn start(args: Args, binary: &Path) -> Result<Self> {
-        let options = Options::from_env();
+        let extra_config = vec![format!("consumer_timeout = {}", CONSUMER_TIMEOUT.as_millis())];
+        let options = Options { extra_config, ..Options::from_env() };
         if matches!(options.installation, Installation::System) {
             crate::rabbitmq::ensure_installed().await?;
         }
         let node = RabbitMq::start(options).await?;
-        let uri = node.create_vhost("campaign").await?;
+        let uri = node.create_vhost(VHOST).await?;
         let options = crate::exchange::Options { seed: args.seed, ..exchange_options() };
         let stack = Arc::new(Stack::start(uri.clone(), options).await?);
         let names: Vec<_> = (0..usize::from(args.workers)).map(fleet::name).collect();
@@ -315,7 +324,7 @@ impl Campaign {
 
     async fn cut(&mut self) -> Result<()> {
         self.strikes.note("connections closed".into());
-        self.node.rabbitmqctl(&["close_all_connections", "-p", "campaign", "by the campaign"]).await?;
+        self.node.rabbitmqctl(&["close_all_connections", "-p", VHOST, "by the campaign"]).await?;
         self.done.cuts += 1;
         Ok(())
     }
@@ -357,14 +366,15 @@ impl Campaign {
 
     /// Waits until every job is told and the queues are empty. Tells what does not come to rest.
     async fn rest(&mut self) -> Vec<String> {
-        let deadline = Instant::now() + REST;
+        let (deadline, look_at) = (Instant::now() + REST, Instant::now() + LOOK_AFTER);
+        let mut looked = false;
         loop {
             let open = self.book.open();
             let pending = self.stack.exchange.pending_commits();
-            let queues = self.queues().await;
+            let queues = queues::list(&self.node).await;
             let restless: Vec<String> = match &queues {
                 Ok(queues) => {
-                    queues.iter().filter(|queue| !queue.is_at_rest()).map(Queue::describe).collect()
+                    queues.iter().filter(|queue| !queue.is_at_rest()).map(queues::Queue::describe).collect()
                 }
                 Err(error) => vec![format!("{error:#}")],
             };
@@ -374,16 +384,13 @@ impl Campaign {
             if Instant::now() >= deadline {
                 return restless;
             }
+            if !looked && Instant::now() >= look_at {
+                looked = true;
+                println!("  not at rest after {LOOK_AFTER:?}: {}", restless.join(", "));
+                queues::tell(&self.node).await;
+            }
             sleep(Duration::from_millis(500)).await;
         }
-    }
-
-    async fn queues(&self) -> Result<Vec<Queue>> {
-        let columns = ["name", "messages_ready", "messages_unacknowledged"];
-        let mut arguments = vec!["list_queues", "-q", "--no-table-headers", "-p", "campaign"];
-        arguments.extend(columns);
-        let text = self.node.rabbitmqctl(&arguments).await?;
-        Ok(text.lines().filter_map(Queue::read).collect())
     }
 
     async fn judge(&mut self, mut troubled: Vec<String>, took: Duration) -> Result<Report> {
@@ -400,7 +407,8 @@ impl Campaign {
         let ended = |status: &str| {
             events.values().filter(|told| told.last().is_some_and(|told| told.status == status)).count()
         };
-        let letters = self.queues().await?.into_iter().find(|queue| queue.name == "restore.dead-letters");
+        let letters =
+            queues::list(&self.node).await?.into_iter().find(|queue| queue.name == "restore.dead-letters");
         let letters = letters.map_or(0, |queue| queue.ready);
         let buried = ended("failed") + ended("unknown");
         if letters < buried as u64 {
@@ -490,31 +498,6 @@ fn hex(bytes: &[u8]) -> String {
         write!(text, "{byte:02x}").ok();
         text
     })
-}
-
-/// A queue and what it holds.
-struct Queue {
-    name: String,
-    ready: u64,
-    unacked: u64,
-}
-
-impl Queue {
-    fn read(line: &str) -> Option<Self> {
-        let mut columns = line.split('\t');
-        let name = columns.next()?.to_owned();
-        Some(Self { name, ready: columns.next()?.parse().ok()?, unacked: columns.next()?.parse().ok()? })
-    }
-
-    /// Dead letters are kept; everything else is to be empty, but for what a worker tells itself.
-    fn is_at_rest(&self) -> bool {
-        let fleets = self.name.starts_with("restore.") || self.name.starts_with("campaign.");
-        !fleets || (self.unacked == 0 && (self.ready == 0 || self.name == "restore.dead-letters"))
-    }
-
-    fn describe(&self) -> String {
-        format!("{} holds {} ready and {} unacked", self.name, self.ready, self.unacked)
-    }
 }
 
 /// Publishes as long as the campaign lasts, never more than so many jobs ahead of the workers.
