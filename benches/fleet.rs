@@ -34,7 +34,7 @@ fn mailbox(n: usize) -> Option<MailboxId> {
 /// The worker that a shard lies at, by its place.
 fn owners(count: ShardCount, workers: &[String]) -> Vec<usize> {
     let owner =
-        |shard: Shard| (0..workers.len()).max_by_key(|w| (shard.priority(&workers[*w]), *w)).unwrap_or(0);
+        |shard: Shard| (0..workers.len()).max_by_key(|w| (shard.priority(&workers[*w], 0), *w)).unwrap_or(0);
     count.shards().map(owner).collect()
 }
 

@@ -376,8 +376,10 @@ impl Hearing {
         let mut others = vec![(Source::GivenUp, consumer(&channel, &names.given_up(), 0).await?)];
         answered(channel.basic_qos(fleet.prefetch, BasicQosOptions::default())).await?;
         let worker = &broker.settings.worker;
+        let since = u32::try_from(now().0 / 1_000).unwrap_or_default();
         let begun = stream::iter(shards.to_vec()).map(|shard| {
-            let (channel, queue, priority) = (channel.clone(), names.shard(shard), shard.priority(worker));
+            let (channel, queue, priority) =
+                (channel.clone(), names.shard(shard), shard.priority(worker, since));
             async move {
                 Ok::<_, lapin::Error>((Source::Shard(shard), consumer(&channel, &queue, priority).await?))
             }

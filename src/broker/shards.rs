@@ -240,8 +240,8 @@ impl Broker {
 }
 
 /// Registers a consumer of a certain priority.
-pub(super) async fn consumer(channel: &Channel, queue: &str, priority: u16) -> lapin::Result<Consumer> {
+pub(super) async fn consumer(channel: &Channel, queue: &str, priority: i64) -> lapin::Result<Consumer> {
     let mut arguments = FieldTable::default();
-    arguments.insert(short("x-priority"), AMQPValue::LongInt(priority.into()));
+    arguments.insert(short("x-priority"), AMQPValue::LongLongInt(priority));
     answered(channel.basic_consume(cut(queue), short(""), BasicConsumeOptions::default(), arguments)).await
 }

@@ -68,14 +68,18 @@ impl Shard {
         self.number
     }
 
-    /// How much a worker wants this shard. The highest in the fleet has it (rendezvous hashing), so a worker that joins takes
-    /// its own part and one that leaves gives back only that. Two bytes: the range that was measured.
+    /// How much a worker wants this shard: the highest in the fleet has it (rendezvous hashing), so a worker that joins takes its
+    /// own part and one that leaves gives back only that.
+    ///
+    /// Two bytes of a hash over four of the time it began to consume, in seconds since 1970. The time never decides between two
+    /// workers; it lets a worker outrank a consumer of its own former life that the broker still counts (`docs/fleet.md`, "What
+    /// RabbitMQ gets wrong").
     #[must_use]
-    pub fn priority(self, worker: &str) -> u16 {
+    pub fn priority(self, worker: &str, since: u32) -> i64 {
         let name = format!("{worker}/{}/{}", self.count.0, self.number);
         let digest = digest(&SHA256, name.as_bytes());
         let [high, low, ..] = digest.as_ref() else { return 0 };
-        u16::from_be_bytes([*high, *low])
+        i64::from(u16::from_be_bytes([*high, *low])) << 32 | i64::from(since)
     }
 
     /// Whether a mailbox's jobs belong here.
@@ -132,7 +136,7 @@ mod tests {
 
     fn owners(shards: ShardCount, workers: &[String]) -> HashMap<Shard, usize> {
         let owner =
-            |shard: Shard| (0..workers.len()).max_by_key(|w| shard.priority(&workers[*w])).unwrap_or(0);
+            |shard: Shard| (0..workers.len()).max_by_key(|w| shard.priority(&workers[*w], 7)).unwrap_or(0);
         shards.shards().map(|shard| (shard, owner(shard))).collect()
     }
 
@@ -143,6 +147,18 @@ mod tests {
         let moved: Vec<_> = after.iter().filter(|(shard, owner)| before[*shard] != **owner).collect();
         assert!(moved.iter().all(|(_, owner)| **owner == 8));
         assert!((14..=43).contains(&moved.len()), "about a ninth of 256: {}", moved.len());
+    }
+
+    #[test]
+    fn who_comes_back_outranks_its_former_life_and_nobody_else_because_of_it() {
+        let shard = count(256).shards().nth(3).expect("one of 256");
+        for (a, b) in [("restore-worker-0", "restore-worker-1"), ("restore-worker-2", "restore-worker-3")] {
+            assert!(shard.priority(a, 1_795_000_001) > shard.priority(a, 1_795_000_000));
+            let a_wins = shard.priority(a, 0) > shard.priority(b, 0);
+            assert_eq!(shard.priority(a, 0) > shard.priority(b, u32::MAX), a_wins);
+            assert_eq!(shard.priority(a, u32::MAX) > shard.priority(b, 0), a_wins);
+        }
+        assert!(shard.priority("x", u32::MAX) > 0);
     }
 
     #[test]

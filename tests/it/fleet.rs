@@ -4,9 +4,10 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result};
+use futures_util::StreamExt as _;
 use lapin::{
-    BasicProperties,
-    options::{BasicPublishOptions, QueueDeclareOptions},
+    BasicProperties, Connection, ConnectionProperties, Consumer,
+    options::{BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable},
 };
 use restore_sandbox::{
@@ -116,6 +117,41 @@ async fn the_mode_follows_what_the_broker_can() -> Result<()> {
     let queues = management.get(&format!("/api/queues/{}", uri.vhost)).await?.to_string();
     assert!(!queues.contains("restore.shards.probe"), "the probe's queue is deleted: {queues}");
     Ok(())
+}
+
+/// A consumer on a channel of a connection of its own, which is the handle to end it by.
+async fn consumer(stack: &Stack, queue: &str, priority: i64) -> Result<(Connection, Consumer)> {
+    let connection = Connection::connect(&stack.uri, ConnectionProperties::default()).await?;
+    let channel = connection.create_channel().await?;
+    channel.basic_qos(16, BasicQosOptions::default()).await?;
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-priority".into(), AMQPValue::LongLongInt(priority));
+    let options = BasicConsumeOptions::default();
+    Ok((connection, channel.basic_consume(queue.into(), "".into(), options, arguments).await?))
+}
+
+/// RabbitMQ 4 keeps a consumer that ends while it holds deliveries and a higher one waits, as one that waits in its turn: the
+/// worker's next life has to come before it, or the broker delivers to the dead (`docs/fleet.md`).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_comes_before_its_former_life() -> Result<()> {
+    let stack = stack("its_former_life").await?;
+    let one = quick_and(&[("FLEET__MODE", "sharded"), ("FLEET__SHARDS", "1")]);
+    stack.named_worker(binary(), "phoenix", &one).await?.terminate().await?;
+    let shard = ShardCount::new(1).map_err(anyhow::Error::msg)?.shards().next().context("one shard")?;
+    let queue = "restore.shards.1.0";
+    let mut emitter = stack.emitter().await?;
+    let published = jobs(&stack, 2, 3);
+    for job in &published {
+        publish_to_shard(&emitter, 1, 0, job.to_string().as_bytes(), None).await?;
+    }
+    // Its former life holds a job, another takes over, the former life ends, then the other.
+    let (former, mut held) = consumer(&stack, queue, shard.priority("phoenix", 1)).await?;
+    held.next().await.context("a delivery")??;
+    let (other, _waiting) = consumer(&stack, queue, i64::MAX).await?;
+    former.close(200, "ended".into()).await?;
+    let worker = stack.named_worker(binary(), "phoenix", &one).await?;
+    other.close(200, "ended".into()).await?;
+    all_once(&stack, &mut emitter, 2, published.len()).await.with_context(|| worker.output())
 }
 
 #[tokio::test(flavor = "multi_thread")]
