@@ -109,6 +109,8 @@ async fn worker(cli: &Cli, mode: &str, stack: &Stack, binary: &Path, n: usize) -
     let numbers = [limits.bytes, limits.requests].map(|n| n.to_string());
     let windows = [limits.bytes_window, limits.requests_window].map(|w| format!("{}s", w.as_secs()));
     let shards = cli.shards.to_string();
+    // A fifteenth of the window, as by default of Exchange's.
+    let hold = format!("{}s", (cli.window / 15).max(1));
     let variables = [
         ("FLEET__MODE", mode),
         ("FLEET__SHARDS", &shards),
@@ -116,7 +118,7 @@ async fn worker(cli: &Cli, mode: &str, stack: &Stack, binary: &Path, n: usize) -
         ("LANES__UPLOAD_WINDOW__REQUESTS", &numbers[1]),
         ("LANES__UPLOAD_WINDOW__EVERY_BYTES", &windows[0]),
         ("LANES__UPLOAD_WINDOW__EVERY_REQUESTS", &windows[1]),
-        ("RETRY__HOLD", "5s"),
+        ("RETRY__HOLD", &hold),
         ("RETRY__BASE", "1s"),
         ("EXCHANGE__REQUEST_TIMEOUT", "30s"),
         // Where it listens is told at this level.
