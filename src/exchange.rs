@@ -105,7 +105,8 @@ impl Settings {
 const REJECTED: &str = "rejected";
 
 fn send_timeout(length: u64, request_timeout: Duration, min_upload_rate: u64) -> Duration {
-    let seconds = Exchange::request_bytes(length).div_ceil(min_upload_rate.max(1));
+    let bytes = body::base64_length(length).saturating_add(AROUND);
+    let seconds = bytes.div_ceil(min_upload_rate.max(1));
     request_timeout.saturating_add(Duration::from_secs(seconds))
 }
 
@@ -203,13 +204,6 @@ impl Exchange {
     #[must_use]
     pub fn send_timeout(&self, length: u64) -> Duration {
         send_timeout(length, self.request_timeout, self.min_upload_rate)
-    }
-
-    /// Bytes of request body that `length` FTS bytes make: base64, and the JSON around it with ids as long as real ones
-    /// are (a kilobyte; the exact figure needs the ids).
-    #[must_use]
-    pub const fn request_bytes(length: u64) -> u64 {
-        body::base64_length(length).saturating_add(AROUND)
     }
 
     /// Every item of a folder that was created since a moment.
@@ -314,5 +308,5 @@ impl Exchange {
     }
 }
 
-/// JSON around the base64: three ids of about 200 characters, their keys and the braces, rounded up.
+/// JSON around the base64, at most: three ids of about 200 characters, their keys and the braces.
 const AROUND: u64 = 1_024;

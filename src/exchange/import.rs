@@ -38,6 +38,14 @@ pub struct ImportItem<'a> {
     pub length: u64,
 }
 
+impl ImportItem<'_> {
+    /// Bytes of the request's body, exactly: base64, and the JSON around it. This is what counts against the mailbox's quota.
+    #[must_use]
+    pub fn request_bytes(&self) -> u64 {
+        body::request_bytes(&body::head(self.folder, self.mode), self.length)
+    }
+}
+
 /// Exchange took the item.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImportAnswer {

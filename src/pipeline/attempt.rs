@@ -15,7 +15,7 @@ use crate::{
     blob_store::Blob,
     broker::Source,
     domain::{Dependency, Evidence, Fault, MailboxId, Reason, RestoreError},
-    exchange::{Exchange, Fence, ImportAnswer, ImportFailure, ImportItem, ImportSession, Remedy},
+    exchange::{Fence, ImportAnswer, ImportFailure, ImportItem, ImportSession, Remedy},
     telemetry::trace,
 };
 
@@ -102,7 +102,7 @@ impl Pipeline {
             turn: course.journey.turn.map(|turn| turn.since(now())),
             queue: self.broker.queue_number(course.source),
             inherited: self.broker.had_company(course.source, self.lanes.longest_window()),
-            ..Entry::new(&course.job.tenant, &course.job.mailbox, Exchange::request_bytes(length))
+            ..Entry::new(&course.job.tenant, &course.job.mailbox, course.item(length).request_bytes())
         };
         let patience = course.patience().saturating_sub(self.exchange.send_timeout(length));
         let entered = tokio::select! {
@@ -143,7 +143,7 @@ impl Pipeline {
 
     async fn fetch_and_send(&self, course: &mut Course, pass: &mut LanePass) -> Result<Success, End> {
         let blob = self.fetch(course).await?;
-        pass.adjust(Exchange::request_bytes(blob.length()));
+        pass.adjust(course.item(blob.length()).request_bytes());
         if self.exchange.send_timeout(blob.length()) > course.patience() {
             return Err(End::NoRoom { after: COME_BACK, why: "slot" });
         }

@@ -8,6 +8,7 @@ use crate::{
     blob_store::{Blob, Facts},
     broker::{Message, Source},
     domain::{Journey, MailboxId, Metadata, RestoreJob, Timings, UnixMillis, record::Claimant},
+    exchange::ImportItem,
     ledger::{self, Held},
     telemetry::trace,
 };
@@ -131,6 +132,11 @@ impl Course {
             .filter(|trail| trail.sends > 0)
             .and_then(|trail| MailboxId::parse(&trail.mailbox).ok())
             .unwrap_or_else(|| self.job.mailbox.clone())
+    }
+
+    /// What is to be imported, of so many FTS bytes.
+    pub(super) fn item(&self, length: u64) -> ImportItem<'_> {
+        ImportItem { folder: &self.job.folder, mode: &self.job.mode, length }
     }
 
     /// How long the delivery may still be held.

@@ -35,6 +35,9 @@ struct Cli {
     /// and servers share what the floor, which has no broker, shares with the servers alone: speeds compare where waiting dominates.
     #[arg(long, value_name = "MS", default_value_t = 0)]
     latency: u64,
+    /// `fleet.mode` of the workers; `sharded` adds the intake's hop and wants RabbitMQ 4.
+    #[arg(long, default_value = "shared")]
+    mode: String,
     /// Measure idling and waiting, too.
     #[arg(long)]
     rest: bool,
@@ -93,8 +96,8 @@ async fn run(cli: Cli) -> Result<()> {
     let others = Others { broker: broker.pid() };
     let stack = Stack::start(broker.create_vhost("bench").await?, exchange_options()).await?;
     let mailboxes: Vec<_> = (0..MAILBOXES).map(|n| stack.mailbox(&format!("m{n}"))).collect();
-    let none = Bench::start(&stack, &binary, others, "none").await?;
-    let s3 = Bench::start(&stack, &binary, others, "s3").await?;
+    let none = Bench::start(&stack, &binary, others, "none", &cli.mode).await?;
+    let s3 = Bench::start(&stack, &binary, others, "s3", &cli.mode).await?;
     let mut side = Side { stack: &stack, floor: &floor, mailboxes: &mailboxes, none, s3, others };
     println!(
         "medians of {}; CPU is user + system of the process alone, ms per item for broker and servers; x: times the floor",
@@ -212,7 +215,7 @@ struct Bench {
 }
 
 impl Bench {
-    async fn start(stack: &Stack, binary: &Path, others: Others, ledger: &str) -> Result<Self> {
+    async fn start(stack: &Stack, binary: &Path, others: Others, ledger: &str, mode: &str) -> Result<Self> {
         let prefix = format!("bench-{ledger}");
         let bucket = if ledger == "none" { "" } else { restore_sandbox::stack::RECORDS };
         let variables = [
@@ -221,7 +224,7 @@ impl Bench {
             ("BROKER__PREFETCH", "8192"),
             ("LEDGER__STORE", ledger),
             ("LEDGER__BUCKET", bucket),
-            ("FLEET__MODE", "shared"),
+            ("FLEET__MODE", mode),
             ("LANES__UPLOAD_WINDOW__BYTES", "100000GB"),
             ("LANES__UPLOAD_WINDOW__REQUESTS", "100000000"),
             ("EXCHANGE__REQUEST_TIMEOUT", "120s"),
