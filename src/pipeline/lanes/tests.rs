@@ -123,8 +123,8 @@ async fn who_may_not_wait_enters_at_once_or_is_sent_to_sleep() {
     let entry = Entry { may_hold: false, ..Entry::new(&tenant, &mailbox, 900) };
     drop(lanes.enter(entry).await.expect("there is room"));
     let Refused::Park { after, why, .. } = lanes.enter(entry).await.expect_err("there is no room");
-    // Seven eighths of the window: its own quota alone decides.
-    assert_eq!((after.as_secs(), why), (262, Why::Quota));
+    // Seven eighths of the window and of the two grains at its end: its own quota alone decides.
+    assert_eq!((after.as_secs(), why), (263, Why::Quota));
     lanes.hear(&tenant, &mailbox, throttled(ThrottleScope::Mailbox, 3_600));
     let Refused::Park { after, why, .. } = lanes.enter(entry).await.expect_err("it is paused");
     // Half of the pause and of what the job that was sent away before needs, since the share may recover.

@@ -2,7 +2,8 @@
 //!
 //! Exchange counts a request somewhere between its first byte and its answer, and nobody tells when. So an amount counts
 //! as spent from the start of the request until a whole period after its end: however Exchange counts, its window is never
-//! exceeded. Bounded: ends are rounded up to a grain of the period, so a window holds at most [`GRAINS`] + 1 entries.
+//! exceeded. Bounded: ends are rounded up to a grain of the period, so a window holds at most [`GRAINS`] + 2 entries. One grain
+//! more is waited, because Exchange's own window may be cut into slices, too.
 
 use std::collections::VecDeque;
 
@@ -24,7 +25,7 @@ impl Millis {
     }
 }
 
-/// Into how many grains a period is cut: the memory of a window, and what of the quota is lost by rounding (half a grain).
+/// Into how many grains a period is cut: the memory of a window, and what of the quota is lost (a grain and a half).
 pub const GRAINS: u64 = 512;
 
 /// So much in any period of so many milliseconds.
@@ -42,7 +43,11 @@ impl Quota {
         // One more, because the moment was cut to whole milliseconds.
         let exact = now.0.saturating_add(self.every).saturating_add(1);
         let grain = self.every / GRAINS;
-        if grain < 2 { Millis(exact) } else { Millis(exact.div_ceil(grain).saturating_mul(grain)) }
+        if grain < 2 {
+            Millis(exact)
+        } else {
+            Millis(exact.div_ceil(grain).saturating_add(1).saturating_mul(grain))
+        }
     }
 
     /// Milliseconds in which the quota, at `limit` of its amount, grows by `amount`.

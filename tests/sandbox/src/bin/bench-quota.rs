@@ -211,9 +211,12 @@ fn report(cli: &Cli, stack: &Stack, mailboxes: &[String], before: &[u64], after:
     let usages: Vec<_> = mailboxes.iter().map(|m| stack.exchange.usage(CLIENT_ID, m)).collect();
     let (requests, refused): (u64, u64) =
         usages.iter().fold((0, 0), |(n, r), u| (n + u.requests, r + u.refused()));
+    let by = |of: fn(&exchange::Usage) -> u64| usages.iter().map(of).sum::<u64>();
+    let (bytes, count, places) =
+        (by(|u| u.refused_bytes), by(|u| u.refused_requests), by(|u| u.refused_concurrency));
     let lasted = usages.iter().map(|u| u.age_ms).max().unwrap_or(0) as f64 / 1_000.0 / cli.window as f64;
     println!(
-        "  refused               {refused} of {requests} requests ({:.2} %): {:.3} per mailbox and window",
+        "  refused               {refused} of {requests} requests ({:.2} %): {:.3} per mailbox and window; for bytes {bytes}, requests {count}, places {places}",
         refused as f64 * 100.0 / requests.max(1) as f64,
         refused as f64 / (mailboxes.len() as f64 * lasted.max(1.0)),
     );
