@@ -61,7 +61,7 @@ contract: build      ## writes docs/contract anew: schemas, AsyncAPI document, R
 doc:                 ## the documentation of the code
 	$(CARGO) doc --no-deps --workspace --open
 
-bench:               ## the worker's cost and speed beside a bare loop on the same servers, as they are shipped (ARGS: --repeat, --sizes, --latency, --rest)
+bench:               ## the worker's cost and speed beside a bare loop on the same servers, as they are shipped (ARGS: --repeat, --sizes, --latency, --mode, --rest)
 	$(CARGO) build --profile dist --workspace --bins
 	$(CARGO) build --profile dist --example floor
 	target/dist/bench $(ARGS)

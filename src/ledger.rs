@@ -17,7 +17,6 @@ use aws_sdk_s3::{
     operation::get_object::GetObjectOutput,
     primitives::DateTime,
 };
-use time::{OffsetDateTime, format_description::well_known::Rfc2822};
 
 pub use self::{operation::Operation, probe::ProbeError};
 use crate::{
@@ -314,12 +313,7 @@ impl Intercept for StoreClock {
         _components: &RuntimeComponents,
         _config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        let date = context
-            .response()
-            .headers()
-            .get("date")
-            .and_then(|text| OffsetDateTime::parse(text, &Rfc2822).ok());
-        if let Some(date) = date {
+        if let Some(date) = s3_client::date_of(context.response()) {
             // One answer, one Date: the first stays.
             self.0.get_or_init(|| UnixMillis(date.unix_timestamp().saturating_mul(1_000)));
         }

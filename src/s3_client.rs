@@ -13,15 +13,21 @@ use std::time::Duration;
 use aws_config::BehaviorVersion;
 use aws_sdk_s3::config::{
     Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
-    StalledStreamProtectionConfig, retry::RetryConfig, timeout::TimeoutConfig,
+    StalledStreamProtectionConfig, http::HttpResponse, retry::RetryConfig, timeout::TimeoutConfig,
 };
 use aws_smithy_http_client::{Connector, proxy::ProxyConfig, tls};
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+use time::{OffsetDateTime, format_description::well_known::Rfc2822};
 
 use self::endpoint::Endpoints;
 pub use aws_sdk_s3::Client;
 pub use failure::{Failure, Kind};
 pub use put::{Put, Puts};
+
+/// An answer's `Date`: the store's own clock, in whole seconds. Source: RFC 9110, section 6.6.1.
+pub(crate) fn date_of(response: &HttpResponse) -> Option<OffsetDateTime> {
+    response.headers().get("date").and_then(|text| OffsetDateTime::parse(text, &Rfc2822).ok())
+}
 
 /// Where the storage is and how long it is waited for.
 #[derive(Clone, Debug)]

@@ -35,10 +35,10 @@ use aws_smithy_runtime_api::{
     },
     http::NonUtf8HeaderHandling,
 };
-use time::{OffsetDateTime, format_description::well_known::Rfc2822};
+use time::OffsetDateTime;
 
 use super::Put;
-use crate::s3_client::Failure;
+use crate::s3_client::{Failure, date_of};
 
 type Error = SdkError<PutObjectError>;
 
@@ -229,8 +229,7 @@ impl Way {
         if response.headers().get("age").is_some() {
             return;
         }
-        let date = response.headers().get("date").and_then(|text| OffsetDateTime::parse(text, &Rfc2822).ok());
-        let Some(date) = date else { return };
+        let Some(date) = date_of(response) else { return };
         let taken = sent.elapsed().unwrap_or_default();
         let skew = date - OffsetDateTime::from(sent + taken / 2);
         self.skew.store(i64::try_from(skew.whole_milliseconds()).unwrap_or_default(), Ordering::Relaxed);

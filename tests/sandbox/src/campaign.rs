@@ -103,9 +103,9 @@ const CONSUMER_TIMEOUT: Duration = Duration::from_mins(1);
 const VHOST: &str = "campaign";
 /// How long everything may take to come to rest.
 const REST: Duration = Duration::from_secs(300);
-
 /// After what time without rest the broker is asked what it knows.
 const LOOK_AFTER: Duration = Duration::from_secs(20);
+
 /// Something that is done to the workers or their neighbours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Deed {
