@@ -184,7 +184,7 @@ impl Emitter {
         Ok(next.context("the events ended")??)
     }
 
-    /// So many result events, settled [`TOGETHER`] at once: for measurements, where one settlement for each would be the broker's
+    /// So many result events, settled in batches: for measurements, where one settlement for each would be the broker's
     /// work and ours.
     ///
     /// # Errors
