@@ -60,6 +60,8 @@ struct Cli {
 const MEAN: u64 = 10_000;
 /// Blobs; every job takes one of them.
 const BLOBS: u64 = 50;
+/// What each mailbox should use of its quota, per cent.
+const WANTED: f64 = 98.0;
 /// How long what changes in the fleet is watched.
 const WATCH: Duration = Duration::from_secs(25);
 
@@ -197,6 +199,10 @@ fn bytes_of(stack: &Stack, mailboxes: &[String]) -> Vec<u64> {
 fn report(cli: &Cli, stack: &Stack, mailboxes: &[String], before: &[u64], after: &[u64], windows: f64) {
     let quota = limits(cli).bytes as f64 * windows;
     let mut used: Vec<f64> = after.iter().zip(before).map(|(a, b)| (a - b) as f64 / quota * 100.0).collect();
+    let short: Vec<_> = (mailboxes.iter().zip(&used))
+        .filter(|(_, used)| **used < WANTED)
+        .map(|(id, used)| format!("{id} {used:.1} %"))
+        .collect();
     used.sort_by(f64::total_cmp);
     let sum: f64 = used.iter().sum();
     let jain =
@@ -208,6 +214,9 @@ fn report(cli: &Cli, stack: &Stack, mailboxes: &[String], before: &[u64], after:
         sum / used.len() as f64,
         used.last().unwrap_or(&0.0),
     );
+    if !short.is_empty() {
+        println!("  below {WANTED} %            {}", short.join(", "));
+    }
     let usages: Vec<_> = mailboxes.iter().map(|m| stack.exchange.usage(CLIENT_ID, m)).collect();
     let (requests, refused): (u64, u64) =
         usages.iter().fold((0, 0), |(n, r), u| (n + u.requests, r + u.refused()));
