@@ -199,10 +199,8 @@ fn bytes_of(stack: &Stack, mailboxes: &[String]) -> Vec<u64> {
 fn report(cli: &Cli, stack: &Stack, mailboxes: &[String], before: &[u64], after: &[u64], windows: f64) {
     let quota = limits(cli).bytes as f64 * windows;
     let mut used: Vec<f64> = after.iter().zip(before).map(|(a, b)| (a - b) as f64 / quota * 100.0).collect();
-    let short: Vec<_> = (mailboxes.iter().zip(&used))
-        .filter(|(_, used)| **used < WANTED)
-        .map(|(id, used)| format!("{id} {used:.1} %"))
-        .collect();
+    let mut short: Vec<_> = mailboxes.iter().zip(used.clone()).filter(|(_, used)| *used < WANTED).collect();
+    short.sort_by(|a, b| a.1.total_cmp(&b.1));
     used.sort_by(f64::total_cmp);
     let sum: f64 = used.iter().sum();
     let jain =
@@ -214,8 +212,8 @@ fn report(cli: &Cli, stack: &Stack, mailboxes: &[String], before: &[u64], after:
         sum / used.len() as f64,
         used.last().unwrap_or(&0.0),
     );
-    if !short.is_empty() {
-        println!("  below {WANTED} %            {}", short.join(", "));
+    if let Some((id, used)) = short.first() {
+        println!("  below {WANTED} %            {} of them; the least {used:.1} % is {id}", short.len());
     }
     let usages: Vec<_> = mailboxes.iter().map(|m| stack.exchange.usage(CLIENT_ID, m)).collect();
     let (requests, refused): (u64, u64) =
