@@ -317,6 +317,7 @@ impl Campaign {
         };
         let (restarted, ()) = tokio::join!(self.node.restart(), meanwhile);
         restarted?;
+        self.book.broker_back();
         self.strikes.note("broker back".into());
         self.done.restarts += 1;
         Ok(())
@@ -432,6 +433,7 @@ impl Campaign {
             woken: self.fleet.woken_after(LEASE),
             starts: self.fleet.starts(),
             done: self.done.clone(),
+            first_results: self.book.first_results(),
             exchange: self.stack.exchange.fired_by_name(),
             storage: self.standing.fired(&self.stack),
             violations: self.stack.exchange.violations(),

@@ -17,6 +17,7 @@ use lapin::{
     types::FieldTable,
 };
 use serde_json::Value;
+use time::OffsetDateTime;
 use tokio::time::{sleep, timeout};
 
 use super::{
@@ -41,6 +42,9 @@ struct Pages {
     open: BTreeSet<String>,
     events: Events,
     odd: Vec<String>,
+    /// The broker is back since then, and nothing that ended later was told yet.
+    back: Option<OffsetDateTime>,
+    first_results: Vec<Duration>,
 }
 
 impl Book {
@@ -59,6 +63,12 @@ impl Book {
     fn told(&self, job: String, told: Told) {
         let mut pages = self.lock();
         pages.open.remove(&job);
+        if let (Some(back), Some(completed)) = (pages.back, told.completed_at)
+            && let Ok(after) = Duration::try_from(completed - back)
+        {
+            pages.back = None;
+            pages.first_results.push(after);
+        }
         pages.events.entry(job).or_default().push(told);
     }
 
@@ -75,6 +85,18 @@ impl Book {
     /// Everything told.
     pub(super) fn events(&self) -> Events {
         self.lock().events.clone()
+    }
+
+    /// The broker answers again, from now on.
+    pub(super) fn broker_back(&self) {
+        self.lock().back = Some(OffsetDateTime::now_utc());
+    }
+
+    /// How long after the broker was back the first job ended that was told, once for each restart, the shortest first.
+    pub(super) fn first_results(&self) -> Vec<Duration> {
+        let mut waits = self.lock().first_results.clone();
+        waits.sort();
+        waits
     }
 
     /// Messages that are no events.

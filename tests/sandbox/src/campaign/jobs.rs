@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use serde_json::Value;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::hex;
 use crate::{
@@ -149,6 +150,7 @@ pub(super) struct Told {
     pub(super) sha256: Option<String>,
     pub(super) reason: Option<String>,
     pub(super) recovered: bool,
+    pub(super) completed_at: Option<OffsetDateTime>,
     /// The event itself, for the story.
     pub(super) text: String,
 }
@@ -165,6 +167,9 @@ impl Told {
             sha256: text(&event["sha256"]),
             reason: text(&event["error"]["code"]),
             recovered: event["recovered"].as_bool().unwrap_or_default(),
+            completed_at: event["completedAt"]
+                .as_str()
+                .and_then(|at| OffsetDateTime::parse(at, &Rfc3339).ok()),
             text: event.to_string(),
         };
         Ok((id, text(&event["worker"]["name"]).unwrap_or_default(), told))

@@ -22,6 +22,8 @@ pub(super) struct Report {
     pub(super) woken: usize,
     pub(super) starts: u64,
     pub(super) done: Done,
+    /// After a restart of the broker, the shortest first.
+    pub(super) first_results: Vec<Duration>,
     /// The model's faults, by name.
     pub(super) exchange: BTreeMap<&'static str, u64>,
     /// The storage's.
@@ -95,6 +97,12 @@ impl Report {
     fn neighbours(&self) {
         println!();
         row("broker killed and restarted", self.done.restarts);
+        if let (Some(median), Some(longest)) =
+            (self.first_results.get(self.first_results.len() / 2), self.first_results.last())
+        {
+            row("  first result after: median", format!("{:.1} s", median.as_secs_f64()));
+            row("  first result after: longest", format!("{:.1} s", longest.as_secs_f64()));
+        }
         row("connections closed (all at once)", self.done.cuts);
         let lost: u64 = LOST_ANSWERS.iter().filter_map(|name| self.exchange.get(name)).sum();
         let killed = self.tally.kills.get(&Step::Stored).copied().unwrap_or_default();

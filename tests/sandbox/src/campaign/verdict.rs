@@ -223,6 +223,7 @@ mod tests {
             sha256: None,
             reason: None,
             recovered: false,
+            completed_at: None,
             text: String::new(),
         }
     }
