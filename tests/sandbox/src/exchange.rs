@@ -7,6 +7,7 @@
 
 mod answer;
 mod assertion;
+mod client_certificate;
 mod directory;
 mod entra;
 mod fault;
@@ -21,7 +22,6 @@ mod sight;
 mod store;
 mod text;
 mod throttle;
-mod tls;
 mod upload;
 mod wire;
 mod world;
@@ -45,6 +45,7 @@ use tokio_util::{
 
 pub use self::{
     answer::{Answer, ErrorShape},
+    client_certificate::ClientCertificate,
     directory::{ALL_ROLES, Consent, ROLE_FOLDERS, ROLE_IMPORT, ROLE_READ, ROLE_READ_WRITE},
     fault::{Cut, Effect, Fault, FaultId, Gate, Meanwhile, Operation, UrlTwist, When},
     framing::{ItemFacts, ReadItem, read_framing},
@@ -52,13 +53,13 @@ pub use self::{
     sight::{Moment, Sight, Watch},
     store::{MailboxKind, StoredItem},
     throttle::{Limits, RetryAfter, Usage},
-    tls::ClientCertificate,
     world::SeenRequest,
 };
 use self::{
     host::Front,
     world::{Shared, World},
 };
+use crate::authority::Authority;
 
 /// How the model behaves where the real services are free to, or where nobody knows.
 #[derive(Clone, Debug)]
@@ -149,8 +150,8 @@ impl Exchange {
         let (server, ca_pem) = if let Some(server) = options.tls.clone() {
             (server, None)
         } else {
-            let made = tls::make(&[&options.host, "127.0.0.1"])?;
-            (made.server, Some(Arc::from(made.ca_pem)))
+            let authority = Authority::new("Exchange")?;
+            (authority.server(&[&options.host, "127.0.0.1"])?, Some(Arc::from(authority.pem())))
         };
         let [login, graph, import, identity] = bind(options.ports).await?;
         let url = |listener: &TcpListener| -> Result<String> {

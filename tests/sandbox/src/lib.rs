@@ -1,6 +1,7 @@
 //! Everything the worker talks to, on one machine, without accounts: a private RabbitMQ, S3 in process and
 //! as somebody else wrote it, a strict model of Exchange, and items to put through them.
 
+pub mod authority;
 pub mod campaign;
 pub mod emitter;
 pub mod exchange;

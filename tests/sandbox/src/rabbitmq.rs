@@ -9,13 +9,18 @@ mod management;
 mod node;
 mod ports;
 
-use std::path::PathBuf;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 
 pub use install::{ensure_installed, is_installed};
 pub use management::Management;
 pub use node::RabbitMq;
+
+use crate::authority::Authority;
 
 /// Which installation a node is started from.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +45,8 @@ pub struct Options {
     pub advanced_config: Vec<String>,
     /// With a TLS listener beside the plain one.
     pub tls: Option<TlsFiles>,
+    /// Further plugins, such as `rabbitmq_auth_mechanism_ssl`.
+    pub plugins: Vec<&'static str>,
 }
 
 impl Options {
@@ -69,6 +76,22 @@ pub struct TlsFiles {
     pub key: PathBuf,
     /// Refuses clients without a certificate of the authority.
     pub require_client: bool,
+}
+
+impl TlsFiles {
+    /// Writes them into a directory, which an installation in a root of its own must see: below `/tmp`. The certificate is for
+    /// these names.
+    ///
+    /// # Errors
+    /// If a name is none, or a file cannot be written.
+    pub fn write(dir: &Path, authority: &Authority, names: &[&str], require_client: bool) -> Result<Self> {
+        let [ca, certificate, key] = ["broker-ca.pem", "broker.pem", "broker.key"].map(|name| dir.join(name));
+        let signed = authority.sign("broker", names)?;
+        fs::write(&ca, authority.pem())?;
+        fs::write(&certificate, signed.certificate_pem)?;
+        fs::write(&key, signed.key_pem)?;
+        Ok(Self { authority: ca, certificate, key, require_client })
+    }
 }
 
 /// The broker the tests talk to.
@@ -110,6 +133,15 @@ impl Broker {
                 management.create_vhost(name).await?;
                 Ok(with_vhost(uri, name))
             }
+        }
+    }
+
+    /// `amqps://…` of a virtual host, where the node is ours and was started with TLS.
+    #[must_use]
+    pub fn tls_uri(&self, vhost: &str) -> Option<String> {
+        match self {
+            Self::Own(node) => node.tls_uri(vhost),
+            Self::Existing { .. } => None,
         }
     }
 

@@ -21,8 +21,14 @@ use s3s::{
     s3_error,
     service::{S3Service, S3ServiceBuilder},
 };
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::authority::Authority;
 
 pub use self::{
     backend::Backend,
@@ -40,6 +46,7 @@ pub const SECRET_KEY: &str = "sandbox-secret-key";
 #[derive(Clone)]
 pub struct S3 {
     address: SocketAddr,
+    tls: bool,
     backend: Backend,
     faults: Faults,
     _stop: Arc<DropGuard>,
@@ -51,6 +58,19 @@ impl S3 {
     /// # Errors
     /// If no port can be had.
     pub async fn start(buckets: &[&str]) -> Result<Self> {
+        Self::start_with(buckets, None).await
+    }
+
+    /// The same over TLS, with a certificate of this authority for 127.0.0.1.
+    ///
+    /// # Errors
+    /// If no port or no certificate can be had.
+    pub async fn start_tls(buckets: &[&str], authority: &Authority) -> Result<Self> {
+        let tls = TlsAcceptor::from(authority.server(&["127.0.0.1"])?);
+        Self::start_with(buckets, Some(tls)).await
+    }
+
+    async fn start_with(buckets: &[&str], tls: Option<TlsAcceptor>) -> Result<Self> {
         let backend = Backend::default();
         for bucket in buckets {
             backend.add_bucket(bucket);
@@ -62,15 +82,16 @@ impl S3 {
         let address = listener.local_addr()?;
         let faults = Faults::default();
         let stop = CancellationToken::new();
-        let accept = accept(listener, service, faults.clone(), stop.clone());
+        let is_tls = tls.is_some();
+        let accept = accept(listener, tls, service, faults.clone(), stop.clone());
         tokio::spawn(stop.clone().run_until_cancelled_owned(accept));
-        Ok(Self { address, backend, faults, _stop: Arc::new(stop.drop_guard()) })
+        Ok(Self { address, tls: is_tls, backend, faults, _stop: Arc::new(stop.drop_guard()) })
     }
 
     /// Its URL.
     #[must_use]
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", if self.tls { "https" } else { "http" }, self.address)
     }
 
     /// Its address.
@@ -122,7 +143,13 @@ impl S3Auth for Keys {
     }
 }
 
-async fn accept(listener: TcpListener, service: S3Service, faults: Faults, stop: CancellationToken) {
+async fn accept(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    service: S3Service,
+    faults: Faults,
+    stop: CancellationToken,
+) {
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
         if faults.is_out() {
@@ -130,12 +157,27 @@ async fn accept(listener: TcpListener, service: S3Service, faults: Faults, stop:
             drop(stream);
             continue;
         }
-        let connection = serve(stream, service.clone(), faults.clone());
+        let (tls, service, faults) = (tls.clone(), service.clone(), faults.clone());
+        let connection = async move {
+            match tls {
+                None => serve(stream, service, faults).await,
+                Some(tls) => {
+                    // A client that does not trust us, or went away, is its own affair.
+                    if let Ok(stream) = tls.accept(stream).await {
+                        serve(stream, service, faults).await;
+                    }
+                }
+            }
+        };
         tokio::spawn(stop.clone().run_until_cancelled_owned(connection));
     }
 }
 
-async fn serve(stream: TcpStream, service: S3Service, faults: Faults) {
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    service: S3Service,
+    faults: Faults,
+) {
     let answer = service_fn(move |request: http::Request<Incoming>| {
         let (service, faults) = (service.clone(), faults.clone());
         async move { fault::answer(service, faults, request).await }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
+    authority::Authority,
     emitter::Emitter,
     exchange::{self, ALL_ROLES, Exchange, Limits},
     fts::{ItemSpec, read_item},
@@ -65,7 +66,21 @@ impl Stack {
     /// # Errors
     /// If one of them does not start.
     pub async fn start(uri: String, options: exchange::Options) -> Result<Self> {
-        let s3 = S3::start(&[BLOBS, RECORDS]).await?;
+        Self::start_with(uri, S3::start(&[BLOBS, RECORDS]).await?, options).await
+    }
+
+    /// The same with a storage that speaks TLS, its certificate signed by this authority ([`Stack::storage_ca`]).
+    ///
+    /// # Errors
+    /// If one of them does not start.
+    pub async fn start_tls(uri: String, authority: &Authority, options: exchange::Options) -> Result<Self> {
+        let s3 = S3::start_tls(&[BLOBS, RECORDS], authority).await?;
+        let stack = Self::start_with(uri, s3, options).await?;
+        std::fs::write(stack.storage_ca(), authority.pem())?;
+        Ok(stack)
+    }
+
+    async fn start_with(uri: String, s3: S3, options: exchange::Options) -> Result<Self> {
         let exchange = Exchange::start(options).await?;
         exchange.add_tenant(TENANT);
         exchange.add_app(CLIENT_ID, CLIENT_SECRET);
@@ -73,6 +88,12 @@ impl Stack {
         let dir = tempfile::tempdir()?;
         std::fs::write(dir.path().join("ca.pem"), exchange.ca_pem().context("an authority of its own")?)?;
         Ok(Self { uri, s3, exchange, dir, workers: std::sync::atomic::AtomicUsize::default() })
+    }
+
+    /// The file of the authority that the storage's certificate is of, where it has one.
+    #[must_use]
+    pub fn storage_ca(&self) -> PathBuf {
+        self.dir.path().join("storage-ca.pem")
     }
 
     /// A directory that lives as long as the stack.
@@ -121,6 +142,10 @@ impl Stack {
             ("SHUTDOWN__GRACE", "20s"),
         ] {
             variables.insert(format!("RESTORE_WORKER__{name}"), value.to_owned());
+        }
+        let storage_ca = self.storage_ca();
+        if storage_ca.is_file() {
+            variables.insert("RESTORE_WORKER__STORAGE__CA_FILE".into(), storage_ca.display().to_string());
         }
         variables.insert("HOSTNAME".into(), "sandbox-worker".into());
         variables

@@ -242,8 +242,9 @@ impl RabbitMq {
         let letters = std::iter::repeat_with(fastrand::alphanumeric).take(32);
         fs::write(&cookie, letters.collect::<String>())?;
         fs::set_permissions(&cookie, fs::Permissions::from_mode(0o400))?;
-        let plugins = if self.options.management { "[rabbitmq_management]." } else { "[]." };
-        fs::write(self.path("plugins"), plugins)?;
+        let mut plugins = self.options.plugins.clone();
+        plugins.extend(self.options.management.then_some("rabbitmq_management"));
+        fs::write(self.path("plugins"), format!("[{}].", plugins.join(",")))?;
         fs::write(self.path("environment"), "")?;
         fs::write(self.path("rabbitmq.conf"), self.configuration())?;
         let advanced = format!("[{}].\n", self.options.advanced_config.join(",\n"));
@@ -270,10 +271,8 @@ impl RabbitMq {
                 format!("ssl_options.cacertfile = {}", tls.authority.display()),
                 format!("ssl_options.certfile = {}", tls.certificate.display()),
                 format!("ssl_options.keyfile = {}", tls.key.display()),
-                format!(
-                    "ssl_options.verify = {}",
-                    if tls.require_client { "verify_peer" } else { "verify_none" }
-                ),
+                // Asks for a certificate in any case.
+                "ssl_options.verify = verify_peer".to_owned(),
                 format!("ssl_options.fail_if_no_peer_cert = {}", tls.require_client),
             ]);
         }
