@@ -13,6 +13,7 @@ mod message;
 mod publisher;
 mod replies;
 mod shards;
+mod tls;
 pub mod topology;
 
 use std::{
@@ -27,13 +28,14 @@ use std::{
 use lapin::Connection;
 
 pub use self::{
-    connection::{Address, Auth, ClientCertificate, parse_uri},
+    connection::{Address, Auth, parse_uri},
     consumer::{Envelope, Intent, Settled, Settlement, Source},
     letters::{Letter, Letters, Marks},
     message::Message,
     publisher::{EventAddress, PublishError, Publisher, Submission},
     replies::{Replies, Reply},
     shards::{Fleet, Mode, Wanted},
+    tls::{ClientCertificate, Tls},
     topology::{Checked, Declare, Tier},
 };
 use crate::{

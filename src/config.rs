@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use rustls::pki_types::ServerName;
 use serde_json::Value;
 
 pub use self::reader::parse_duration;
@@ -33,9 +34,6 @@ use crate::{
 
 /// Where the configuration is looked for when none is named.
 pub const DEFAULT_FILE: &str = "/etc/restore-worker/restore-worker.yaml";
-
-/// Keys that are read and checked, whose behaviour a later version brings. The list shrinks to nothing; the README shows it.
-pub const LATER: &[&str] = &["broker.tls.server_name"];
 
 /// The finished configuration.
 #[derive(Clone, Debug)]
@@ -291,8 +289,6 @@ impl Sources {
         let default_tenant = r.optional("identity.tenant_id", TenantId::parse);
         let grace = r.duration("shutdown.grace");
         let ledger = ledger(r);
-        // Checked; what it does is on the list [`LATER`].
-        r.text("broker.tls.server_name");
         let config = Config {
             broker: broker(r, self.variable("HOSTNAME")),
             storage: storage(r, ledger.as_ref()),
@@ -371,16 +367,8 @@ fn address(r: &mut Reader) -> broker::Address {
     if r.text("broker.uri_file").is_none() {
         r.parsed("broker.uri", |text| broker::parse_uri(text).map(drop));
     }
-    let ca_pem = r.file("broker.tls.ca_file").and_then(|pem| String::from_utf8(pem).ok());
-    let client = match (r.file("broker.tls.cert_file"), r.file("broker.tls.key_file")) {
-        (Some(certificate), Some(key)) => Some(broker::ClientCertificate { certificate, key }),
-        (None, None) => None,
-        (Some(_), None) | (None, Some(_)) => {
-            r.refuse("broker.tls.cert_file", "cert_file and key_file are needed together");
-            None
-        }
-    };
-    if auth == broker::Auth::External && client.is_none() {
+    let tls = broker_tls(r);
+    if auth == broker::Auth::External && tls.client.is_none() {
         r.refuse("broker.auth", "external needs tls.cert_file and tls.key_file");
     }
     broker::Address {
@@ -389,9 +377,31 @@ fn address(r: &mut Reader) -> broker::Address {
         password: r.secret("broker.password"),
         auth,
         heartbeat: r.duration("broker.heartbeat"),
-        ca_pem,
-        client,
+        tls,
     }
+}
+
+fn broker_tls(r: &mut Reader) -> broker::Tls {
+    let path = |r: &mut Reader, key| r.text(key).map(PathBuf::from);
+    let client = match (path(r, "broker.tls.cert_file"), path(r, "broker.tls.key_file")) {
+        (Some(cert_file), Some(key_file)) => Some(broker::ClientCertificate { cert_file, key_file }),
+        (None, None) => None,
+        (Some(_), None) | (None, Some(_)) => {
+            r.refuse("broker.tls.cert_file", "cert_file and key_file are needed together");
+            None
+        }
+    };
+    let name = |text: &str| match ServerName::try_from(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err("must be a DNS name or an IP address"),
+    };
+    let ca_file = path(r, "broker.tls.ca_file");
+    let tls = broker::Tls { ca_file, client, server_name: r.optional("broker.tls.server_name", name) };
+    // Read for each connection; what can be known at the start is said at the start.
+    if let Err((key, why)) = tls.read() {
+        r.refuse(key, why);
+    }
+    tls
 }
 
 fn wait_tiers(r: &mut Reader) -> Vec<broker::Tier> {

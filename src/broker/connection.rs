@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use lapin::{
     Connection, ConnectionProperties,
-    tcp::{OwnedIdentity, OwnedTLSConfig},
-    uri::{AMQPUri, SASLMechanism},
+    tcp::AsyncTcpStream,
+    uri::{AMQPScheme, AMQPUri, SASLMechanism},
 };
 use secrecy::ExposeSecret as _;
 
-use super::BrokerError;
+use super::{BrokerError, tls::Tls};
 use crate::secret::Secret;
 
 /// How the worker signs in.
@@ -20,21 +20,6 @@ pub enum Auth {
     Plain,
     /// The client certificate names the user.
     External,
-}
-
-/// A client certificate.
-#[derive(Clone)]
-pub struct ClientCertificate {
-    /// PEM.
-    pub certificate: Vec<u8>,
-    /// PEM, PKCS#8.
-    pub key: Vec<u8>,
-}
-
-impl std::fmt::Debug for ClientCertificate {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("ClientCertificate(…)")
-    }
 }
 
 /// Where the broker is and who we are there.
@@ -50,10 +35,8 @@ pub struct Address {
     pub auth: Auth,
     /// A peer that stopped answering is noticed after twice this time.
     pub heartbeat: Duration,
-    /// Added to the system's roots.
-    pub ca_pem: Option<String>,
-    /// For a broker that asks for one.
-    pub client: Option<ClientCertificate>,
+    /// For `amqps`.
+    pub tls: Tls,
 }
 
 /// How long connection and handshake may take.
@@ -70,8 +53,31 @@ impl Address {
     pub async fn connect(&self, name: &str) -> Result<Connection, BrokerError> {
         let uri = self.resolve().await?;
         let properties = ConnectionProperties::default().with_connection_name(name.into());
+        let tls = self.tls.clone();
+        // Not on a thread that drives everything else: a volume may be slow.
+        let tls_config = tokio::task::spawn_blocking(move || tls.read())
+            .await
+            .map_err(|error| BrokerError::Unavailable(error.to_string()))?
+            .map_err(|(key, why)| BrokerError::Refused(format!("{key}: {why}")))?;
+        let server_name = self.tls.server_name.clone();
         let runtime = lapin::runtime::default_runtime()?;
-        let connecting = Connection::connect_uri_with_config(uri, properties, self.tls(), runtime);
+        let connecting = Connection::connector(
+            uri,
+            runtime,
+            async move |uri, runtime| {
+                let host = uri.authority.host;
+                let address = runtime.to_socket_addrs((host.clone(), uri.authority.port));
+                let stream = AsyncTcpStream::connect(&runtime, address).await?;
+                match uri.scheme {
+                    AMQPScheme::AMQP => Ok(stream),
+                    AMQPScheme::AMQPS => {
+                        let name = server_name.as_ref().unwrap_or(&host);
+                        Ok(stream.into_tls(name, tls_config.as_ref()).await?)
+                    }
+                }
+            },
+            properties,
+        );
         match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(connected) => Ok(connected?),
             Err(_) => {
@@ -117,11 +123,6 @@ impl Address {
             uri.query.auth_mechanism = Some(SASLMechanism::External);
         }
         Ok(uri)
-    }
-
-    fn tls(&self) -> OwnedTLSConfig {
-        let identity = self.client.clone().map(|c| OwnedIdentity::PKCS8 { pem: c.certificate, key: c.key });
-        OwnedTLSConfig { identity, cert_chain: self.ca_pem.clone() }
     }
 }
 

@@ -119,11 +119,3 @@ fn a_file_that_is_named_must_be_there_and_be_yaml() {
     let (broken, _dir) = sources("broker: [", &[]);
     assert!(broken.read().expect_err("broken").to_string().contains("the file: "));
 }
-
-#[test]
-fn what_a_later_version_brings_is_a_key_that_exists() {
-    let defaults = flatten_yaml(DEFAULTS, &Source::Default).expect("the defaults are YAML");
-    for key in LATER {
-        assert!(defaults.contains_key(*key), "{key}");
-    }
-}

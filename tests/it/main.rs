@@ -32,5 +32,6 @@ mod runbook;
 mod seaweedfs;
 mod submit;
 mod support;
+mod tls;
 mod traces;
 mod walk;
