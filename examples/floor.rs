@@ -1,7 +1,7 @@
 //! The floor that `make bench` holds the worker against: GETs an object, digests and encodes it, POSTs it, with the worker's own
 //! clients and allocator, and does nothing else. No ledger, no broker, no checks, no looking at answers beyond their status.
 //!
-//! `floor ENDPOINT BUCKET KEY COUNT CONCURRENCY CA_FILE TOKEN_FILE GRAPH MAILBOX...`. Opens a session
+//! `floor ENDPOINT BUCKET KEY COUNT CONCURRENCY CA_FILE STORAGE_CA_FILE TOKEN_FILE GRAPH MAILBOX...`. Opens a session
 //! for each mailbox first. Prints seconds and CPU seconds (user and system) of COUNT items.
 
 use std::{
@@ -33,17 +33,18 @@ const WARM_UP: usize = 8;
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [endpoint, bucket, key, count, concurrency, ca_file, token_file, graph, mailboxes @ ..] = &*args
+    let [endpoint, bucket, key, count, concurrency, ca_file, storage_ca, token_file, graph, mailboxes @ ..] =
+        &*args
     else {
         anyhow::bail!(
-            "usage: floor ENDPOINT BUCKET KEY COUNT CONCURRENCY CA_FILE TOKEN_FILE GRAPH MAILBOX..."
+            "usage: floor ENDPOINT BUCKET KEY COUNT CONCURRENCY CA_FILE STORAGE_CA_FILE TOKEN_FILE GRAPH MAILBOX..."
         );
     };
     let settings = s3_client::Settings {
         endpoint: Some(endpoint.clone()),
         region: Some("us-east-1".into()),
         path_style: true,
-        ca_pem: None,
+        ca_pem: Some(std::fs::read(storage_ca)?),
         connect_timeout: Duration::from_secs(5),
         read_timeout: Duration::from_secs(30),
     };

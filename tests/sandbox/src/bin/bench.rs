@@ -12,11 +12,12 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use restore_sandbox::{
+    authority::Authority,
     emitter::Emitter,
     exchange::{ALL_ROLES, Effect, Fault, Operation, When},
     fts::ItemSpec,
     measure::{beside, measured},
-    rabbitmq::{Broker, Options},
+    rabbitmq::{Broker, Options, TlsFiles},
     stack::{BLOBS, CLIENT_ID, Stack, TENANT, create_job, exchange_options},
     worker::Worker,
 };
@@ -58,6 +59,9 @@ const SIZES: [Size; 4] = [
     Size { name: "1MiB", bytes: 1 << 20, items: 200, at_once: 64 },
     Size { name: "150MiB", bytes: 150 << 20, items: 8, at_once: 4 },
 ];
+/// The way to the broker.
+type Variables<'a> = [(&'a str, &'a str)];
+
 const MAILBOXES: usize = 16;
 /// Items of a repetition with a far service, at most.
 const FAR_ITEMS: usize = 1_000;
@@ -92,12 +96,20 @@ fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> Result<()> {
     let (binary, floor) = (beside("restore-worker")?, beside("examples/floor")?);
-    let broker = Broker::from_env_or_start(Options::from_env()).await?;
+    let authority = Authority::new("bench")?;
+    let dir = tempfile::tempdir_in("/tmp")?;
+    let tls = TlsFiles::write(dir.path(), &authority, &["localhost"], false)?;
+    let broker = Broker::from_env_or_start(Options { tls: Some(tls.clone()), ..Options::from_env() }).await?;
     let others = Others { broker: broker.pid() };
-    let stack = Stack::start(broker.create_vhost("bench").await?, exchange_options()).await?;
+    let uri = broker.create_vhost("bench").await?;
+    // The emitter's part is none of what is measured: it takes the plain way, as it does everywhere.
+    let stack = Stack::start_tls(uri.clone(), &authority, exchange_options()).await?;
+    let uri = broker.tls_uri("bench").unwrap_or(uri);
+    let ca = tls.authority.display().to_string();
+    let broker = [("BROKER__URI", uri.as_str()), ("BROKER__TLS__CA_FILE", ca.as_str())];
     let mailboxes: Vec<_> = (0..MAILBOXES).map(|n| stack.mailbox(&format!("m{n}"))).collect();
-    let none = Bench::start(&stack, &binary, others, "none", &cli.mode).await?;
-    let s3 = Bench::start(&stack, &binary, others, "s3", &cli.mode).await?;
+    let none = Bench::start(&stack, &binary, others, "none", &cli.mode, &broker).await?;
+    let s3 = Bench::start(&stack, &binary, others, "s3", &cli.mode, &broker).await?;
     let mut side = Side { stack: &stack, floor: &floor, mailboxes: &mailboxes, none, s3, others };
     println!(
         "medians of {}; CPU is user + system of the process alone, ms per item for broker and servers; x: times the floor",
@@ -132,7 +144,7 @@ async fn run(cli: Cli) -> Result<()> {
         stack.s3.backend().remove(BLOBS, &key(size));
     }
     if cli.rest {
-        Box::pin(rest(&stack, &binary)).await?;
+        Box::pin(rest(&stack, &binary, &broker)).await?;
     }
     let violations = stack.exchange.violations();
     ensure!(violations.is_empty(), "requests that no right client sends: {violations:?}");
@@ -190,6 +202,7 @@ async fn run_floor(
     let output = tokio::process::Command::new(floor)
         .args([&stack.s3.endpoint(), BLOBS, &key(size), &size.items.to_string(), &size.at_once.to_string()])
         .arg(stack.dir().join("ca.pem"))
+        .arg(stack.storage_ca())
         .arg(token_file)
         .arg(stack.exchange.graph_url())
         .args(mailboxes)
@@ -215,7 +228,14 @@ struct Bench {
 }
 
 impl Bench {
-    async fn start(stack: &Stack, binary: &Path, others: Others, ledger: &str, mode: &str) -> Result<Self> {
+    async fn start(
+        stack: &Stack,
+        binary: &Path,
+        others: Others,
+        ledger: &str,
+        mode: &str,
+        broker: &Variables<'_>,
+    ) -> Result<Self> {
         let prefix = format!("bench-{ledger}");
         let bucket = if ledger == "none" { "" } else { restore_sandbox::stack::RECORDS };
         let variables = [
@@ -230,7 +250,7 @@ impl Bench {
             ("EXCHANGE__REQUEST_TIMEOUT", "120s"),
             ("LOG__LEVEL", "info"),
         ];
-        let worker = stack.named_worker(binary, &prefix, &variables).await?;
+        let worker = stack.named_worker(binary, &prefix, &[broker, &variables[..]].concat()).await?;
         let emitter = Emitter::connect(&stack.uri, &prefix).await?;
         Ok(Self { worker, emitter, others, prefix, published: 0 })
     }
@@ -316,7 +336,7 @@ fn row(size: Size, name: &str, who: &str, figures: Figures, base: Figures, peak:
 }
 
 /// What a worker costs that has nothing to do, and one whose ten thousand jobs all wait.
-async fn rest(stack: &Stack, binary: &Path) -> Result<()> {
+async fn rest(stack: &Stack, binary: &Path, broker: &Variables<'_>) -> Result<()> {
     const JOBS: usize = 10_000;
     let variables = [
         ("BROKER__PREFIX", "rest"),
@@ -324,7 +344,7 @@ async fn rest(stack: &Stack, binary: &Path) -> Result<()> {
         ("RETRY__HOLD", "1h"),
         ("FLEET__MODE", "shared"),
     ];
-    let worker = stack.named_worker(binary, "rest", &variables).await?;
+    let worker = stack.named_worker(binary, "rest", &[broker, &variables[..]].concat()).await?;
     let cpu = cpu_of_worker(&worker)?;
     sleep(Duration::from_secs(20)).await;
     let idle = worker.memory("VmRSS:")?;
