@@ -88,6 +88,45 @@ fn every_problem_is_told_at_once_with_its_key_and_source() {
 }
 
 #[test]
+fn files_for_the_brokers_tls_are_tried_at_the_start() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = |name: &str, content: &[u8]| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, content).expect("written");
+        path.display().to_string()
+    };
+    let made = rcgen::generate_simple_self_signed(vec!["worker".into()]).expect("a certificate");
+    let (pem, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    let (good, good_key) = (file("good.pem", pem.as_bytes()), file("good.key", key.as_bytes()));
+    let (text, latin) = (file("text", b"hello"), file("latin", &[pem.as_bytes(), b"# \xe9"].concat()));
+    let (ca, cert, key) = ("broker.tls.ca_file: ", "broker.tls.cert_file: ", "broker.tls.key_file: ");
+    for (pairs, expected) in [
+        (vec![("CA_FILE", &*good), ("CERT_FILE", &*good), ("KEY_FILE", &*good_key)], None),
+        (vec![("SERVER_NAME", "10.0.0.1")], None),
+        (vec![("SERVER_NAME", "no name")], Some("broker.tls.server_name: must be a DNS name".to_owned())),
+        (vec![("CA_FILE", "/no/such/file")], Some(format!("{ca}cannot read /no/such/file"))),
+        (vec![("CA_FILE", &*text)], Some(format!("{ca}holds no certificate"))),
+        (vec![("CA_FILE", &*latin)], Some(format!("{ca}is no UTF-8"))),
+        (vec![("CERT_FILE", &*good)], Some(format!("{cert}cert_file and key_file are needed together"))),
+        (vec![("CERT_FILE", &*text), ("KEY_FILE", &*good_key)], Some(format!("{cert}holds no certificate"))),
+        (vec![("CERT_FILE", &*good), ("KEY_FILE", &*text)], Some(format!("{key}holds no private key"))),
+    ] {
+        let pairs =
+            pairs.iter().map(|(name, value)| (format!("RESTORE_WORKER__BROKER__TLS__{name}"), *value));
+        let pairs: Vec<_> = pairs.collect();
+        let environment: Vec<_> = pairs.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        let (sources, _dir) = sources(MINIMAL, &environment);
+        let said = sources.read().err().map(|problems| problems.to_string());
+        let right = match (&said, &expected) {
+            (None, None) => true,
+            (Some(said), Some(expected)) => said.contains(expected),
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        assert!(right, "{environment:?}: {expected:?} is not in {said:?}");
+    }
+}
+
+#[test]
 fn a_secret_is_never_shown() {
     let environment = [
         ("RESTORE_WORKER__IDENTITY__CLIENT_SECRET", "hunter2"),
