@@ -30,8 +30,8 @@ use lapin::Connection;
 pub use self::{
     connection::{Address, Auth, parse_uri},
     consumer::{Envelope, Intent, Settled, Settlement, Source},
-    letters::{Letter, Letters, Marks},
-    message::Message,
+    letters::{Letter, Letters},
+    message::{Marks, Message},
     publisher::{EventAddress, PublishError, Publisher, Submission},
     replies::{Replies, Reply},
     shards::{Fleet, Mode, Wanted},

@@ -24,10 +24,10 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    Broker, BrokerError, Message, amqp_code, answered,
+    Broker, Message, answered,
     echo::Echo,
     held,
-    loss::{ConnectionLost, LossWatch},
+    loss::{LossWatch, Lost},
     shards::{COUNT_EVERY, consumer},
     topology,
 };
@@ -117,66 +117,6 @@ fn sent(result: &lapin::Result<bool>) -> Settled {
     match result {
         Ok(true) => Settled::Sent,
         Ok(false) | Err(_) => Settled::Void,
-    }
-}
-
-/// Why consuming ended; the label `cause` of `restore_broker_reconnects_total`.
-#[derive(Debug)]
-pub(super) enum Lost {
-    Connect(BrokerError),
-    Connection(String),
-    Channel(String),
-    Cancelled,
-    Deaf,
-}
-
-impl Lost {
-    /// Every cause.
-    const CAUSES: [&str; 5] =
-        ["connect_failed", "connection_lost", "channel_closed", "consumer_cancelled", "deaf"];
-
-    const fn cause(&self) -> &'static str {
-        let [connect, connection, channel, cancelled, deaf] = Self::CAUSES;
-        match self {
-            Self::Connect(_) => connect,
-            Self::Connection(_) => connection,
-            Self::Channel(_) => channel,
-            Self::Cancelled => cancelled,
-            Self::Deaf => deaf,
-        }
-    }
-}
-
-impl std::fmt::Display for Lost {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Connect(error) => write!(f, "{error}"),
-            Self::Connection(why) => write!(f, "the connection was lost: {why}"),
-            Self::Channel(why) => write!(f, "the channel was closed: {why}"),
-            Self::Cancelled => f.write_str("the broker cancelled the consumer"),
-            Self::Deaf => f.write_str("the channel stands but an echo did not come back"),
-        }
-    }
-}
-
-impl From<BrokerError> for Lost {
-    fn from(error: BrokerError) -> Self {
-        Self::Connect(error)
-    }
-}
-
-impl From<ConnectionLost> for Lost {
-    fn from(lost: ConnectionLost) -> Self {
-        Self::Connection(lost.0)
-    }
-}
-
-impl From<lapin::Error> for Lost {
-    fn from(error: lapin::Error) -> Self {
-        match amqp_code(&error) {
-            Some(_) => Self::Channel(error.to_string()),
-            None => Self::Connection(error.to_string()),
-        }
     }
 }
 

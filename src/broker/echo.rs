@@ -12,7 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::{
     PublishError, Publisher, Settings, answered,
-    consumer::Lost,
+    loss::Lost,
     message::{cut, short},
 };
 

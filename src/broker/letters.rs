@@ -15,24 +15,8 @@ use lapin::{
 };
 use tokio::time::{sleep, timeout};
 
-use super::{Broker, BrokerError, Message, answered, held, message::cut, topology::close};
-use crate::{
-    contract::Malformed,
-    domain::{RestoreJob, UnixMillis},
-};
-
-/// What a letter says beside its job.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Marks {
-    /// `restore-reason`.
-    pub reason: Option<String>,
-    /// `restore-detail`.
-    pub detail: Option<String>,
-    /// `restore-claim`: the claim of the unknown record behind it.
-    pub claim: Option<String>,
-    /// `restore-first-received`.
-    pub first_received: Option<UnixMillis>,
-}
+use super::{Broker, BrokerError, Marks, Message, answered, held, message::cut, topology::close};
+use crate::{contract::Malformed, domain::RestoreJob};
 
 /// A dead letter, held unacked. Dropping it leaves it in its queue.
 #[derive(Debug)]

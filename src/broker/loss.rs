@@ -1,5 +1,5 @@
-//! Notices that a connection is lost, while something else is waited for: lapin (4.12) never answers a request that comes just
-//! when its connection ends.
+//! Notices that a connection is lost, while something else is waited for (lapin (4.12) never answers a request that comes just when
+//! its connection ends), and says why consuming ended.
 
 use futures_util::{StreamExt as _, stream::BoxStream};
 use lapin::{Connection, Event};
@@ -15,6 +15,66 @@ pub(super) struct ConnectionLost(pub String);
 impl From<ConnectionLost> for BrokerError {
     fn from(lost: ConnectionLost) -> Self {
         Self::Unavailable(lost.0)
+    }
+}
+
+/// Why consuming ended; the label `cause` of `restore_broker_reconnects_total`.
+#[derive(Debug)]
+pub(super) enum Lost {
+    Connect(BrokerError),
+    Connection(String),
+    Channel(String),
+    Cancelled,
+    Deaf,
+}
+
+impl Lost {
+    /// Every cause.
+    pub(super) const CAUSES: [&str; 5] =
+        ["connect_failed", "connection_lost", "channel_closed", "consumer_cancelled", "deaf"];
+
+    pub(super) const fn cause(&self) -> &'static str {
+        let [connect, connection, channel, cancelled, deaf] = Self::CAUSES;
+        match self {
+            Self::Connect(_) => connect,
+            Self::Connection(_) => connection,
+            Self::Channel(_) => channel,
+            Self::Cancelled => cancelled,
+            Self::Deaf => deaf,
+        }
+    }
+}
+
+impl std::fmt::Display for Lost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Connect(error) => write!(f, "{error}"),
+            Self::Connection(why) => write!(f, "the connection was lost: {why}"),
+            Self::Channel(why) => write!(f, "the channel was closed: {why}"),
+            Self::Cancelled => f.write_str("the broker cancelled the consumer"),
+            Self::Deaf => f.write_str("the channel stands but an echo did not come back"),
+        }
+    }
+}
+
+impl From<BrokerError> for Lost {
+    fn from(error: BrokerError) -> Self {
+        Self::Connect(error)
+    }
+}
+
+impl From<ConnectionLost> for Lost {
+    fn from(lost: ConnectionLost) -> Self {
+        Self::Connection(lost.0)
+    }
+}
+
+impl From<lapin::Error> for Lost {
+    fn from(error: lapin::Error) -> Self {
+        match amqp_code(&error) {
+            Some(_) => Self::Channel(error.to_string()),
+            None => Self::Connection(error.to_string()),
+        }
     }
 }
 

@@ -7,7 +7,6 @@ use lapin::{
     types::{AMQPValue, FieldTable, LongString, ShortString},
 };
 
-use super::letters::Marks;
 use crate::{
     contract::{
         Wrapping,
@@ -30,6 +29,19 @@ struct Inner {
     delivery_count: u64,
     expired: bool,
     redelivered: bool,
+}
+
+/// What a letter says beside its job.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// `restore-reason`.
+    pub reason: Option<String>,
+    /// `restore-detail`.
+    pub detail: Option<String>,
+    /// `restore-claim`: the claim of the unknown record behind it.
+    pub claim: Option<String>,
+    /// `restore-first-received`.
+    pub first_received: Option<UnixMillis>,
 }
 
 impl Message {
