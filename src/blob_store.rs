@@ -12,6 +12,7 @@ mod allow;
 mod answer;
 mod blob;
 pub mod decode;
+mod facts;
 mod fetch;
 mod verify;
 
@@ -29,7 +30,8 @@ use crate::{
 };
 
 pub use allow::LedgerKeys;
-pub use blob::{Blob, BlobChunks, BlobFacts, Facts};
+pub use blob::{Blob, BlobChunks};
+pub use facts::{BlobFacts, Facts};
 pub use fetch::Object;
 use verify::{Expected, Verify};
 

@@ -21,6 +21,7 @@ mod answer;
 mod body;
 mod client;
 mod clock;
+mod counted;
 pub mod fence;
 mod graph;
 pub mod identity;
@@ -130,7 +131,7 @@ impl Exchange {
         let local = client::local(settings.request_timeout)?;
         let identity =
             Identity::new(settings.identity, root.scope(), graph.clone(), local, Arc::clone(&metrics))?;
-        graph::at_zero(&metrics);
+        counted::at_zero(&metrics);
         Metrics::at_zero(&metrics.bytes, [["uploaded"]]);
         Metrics::at_zero(&metrics.sessions, session::Event::ALL.map(|event| [event.as_str()]));
         Metrics::at_zero(&metrics.sessions, [[REJECTED]]);

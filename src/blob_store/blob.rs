@@ -1,71 +1,20 @@
-//! What `open` gives out: a blob's length, its chunks, and what is known of it once they have passed.
+//! What `open` gives out: a blob of known length, and its chunks.
 
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Mutex, PoisonError},
     task::{Context, Poll},
 };
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _};
 
-use crate::{domain::RestoreError, fts::ItemIdentity};
+use crate::domain::RestoreError;
 
-use super::verify::Verify;
+use super::{facts::BlobFacts, verify::Verify};
 
 /// Bytes in one chunk of a retained blob: a multiple of three.
 const CHUNK: usize = 48 * 1024;
-
-/// What is known of a blob that has been read to its end and passed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Facts {
-    /// FTS bytes.
-    pub bytes: u64,
-    /// Their SHA-256.
-    pub sha256: [u8; 32],
-    /// By what the item can be told.
-    pub identity: ItemIdentity,
-    /// Preflight's warnings, one text each.
-    pub findings: Vec<String>,
-}
-
-/// A cheap handle on a blob's facts, filled when its last chunk is given out (of a retained blob at once).
-#[derive(Clone, Debug, Default)]
-pub struct BlobFacts {
-    facts: Arc<OnceLock<Facts>>,
-    search_key: Arc<OnceLock<Vec<u8>>>,
-}
-
-impl BlobFacts {
-    pub(super) fn of(facts: Facts) -> Self {
-        let handle = Self::default();
-        handle.fill(facts);
-        handle
-    }
-
-    /// The facts; `None` while the verdict is open.
-    #[must_use]
-    pub fn get(&self) -> Option<Facts> {
-        self.facts.get().cloned()
-    }
-
-    /// The item's search key, as soon as it has passed by; not yet verified.
-    #[must_use]
-    pub fn search_key_hint(&self) -> Option<Vec<u8>> {
-        self.search_key.get().cloned()
-    }
-
-    pub(super) fn hint(&self, key: &[u8]) {
-        self.search_key.get_or_init(|| key.to_vec());
-    }
-
-    pub(super) fn fill(&self, facts: Facts) {
-        if let Some(key) = &facts.identity.search_key {
-            self.hint(key);
-        }
-        self.facts.get_or_init(|| facts);
-    }
-}
 
 /// FTS bytes of known length.
 #[derive(Debug)]

@@ -21,8 +21,8 @@ use crate::{
 
 use super::{
     answer,
-    blob::{BlobFacts, Facts},
     decode::Decoded,
+    facts::{BlobFacts, Facts},
 };
 
 /// What must come out.

@@ -13,8 +13,9 @@ use super::{
     answer::{self, Call},
     body::{self, ImportBody, Progress},
     client, clock,
+    counted::{count, count_limit},
     fence::Fence,
-    graph::{MAX_ERROR, count, count_limit, unreachable},
+    graph::{MAX_ERROR, unreachable},
     wire::{self, Hints, Said},
 };
 use crate::{

@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     domain::{OursScope, Reason, RestoreError, TenantId, UnixMillis},
-    exchange::{clock::own_clock, graph::count},
+    exchange::{clock::own_clock, counted::count},
     metrics::Metrics,
     secret::Secret,
 };
