@@ -14,7 +14,8 @@ mounted=()
 failed=()
 
 finish() {
-    for place in "${mounted[@]}"; do umount "$place"; done
+    # A node that is still ending may hold one; it is detached all the same.
+    for place in "${mounted[@]}"; do umount --lazy "$place"; done
 }
 trap finish EXIT
 
