@@ -66,6 +66,10 @@ need kubernetes-validate python3 -m kubernetes_validate --version && has_kuberne
 need "node with the operators' schemas" node charts/operators.mjs "$modules" && has_node=1
 need promtool "$promtool" --version && has_promtool=1
 need hadolint "$hadolint" --version && has_hadolint=1
+# What the mounted secrets hold, whichever they are: a certificate and its key.
+mounted="$out/mounted.pem"
+need openssl openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=check -keyout "$mounted" -out "$out/certificate"
+cat "$out/certificate" >>"$mounted"
 
 worker_reads() { env -i HOSTNAME=demo "$worker" check --offline --config "$1"; }
 
@@ -76,7 +80,7 @@ if [ "${has_helm:-}" ] && [ "${has_python:-}" ]; then
         mkdir -p "$here"
         holds "$name: helm lint --strict" "$helm" lint --strict "$chart" --values "$values"
         render --values "$values" >"$here/all.yaml" 2>"$here/error" || { echo "FAILED  $name: helm template"; cat "$here/error"; failed=1; continue; }
-        holds "$name: as the chart promises" python3 charts/look.py "$here"
+        holds "$name: as the chart promises" python3 charts/look.py "$here" "$mounted"
         [ "${has_helm4:-}" ] && holds "$name: Helm 4 lints it, and renders the same" python3 charts/helm4.py "$chart" "$values" "$here/all.yaml"
         [ "${has_kubernetes:-}" ] && holds "$name: Kubernetes' schemas" \
             python3 -m kubernetes_validate --strict --kubernetes-version "${kubernetes%.*}" "$here/native.yaml"

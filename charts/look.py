@@ -1,7 +1,8 @@
 """Takes one rendering of the chart apart for the other checks, and looks at what no schema knows: what the chart promises.
 
-look.py DIRECTORY: reads all.yaml; writes native.yaml (what Kubernetes itself defines), operators.json (the rest), config.yaml (the
-worker's file, with the paths of mounted secrets led to files in DIRECTORY) and, where there are alerts, rules.yaml.
+look.py DIRECTORY MOUNTED: reads all.yaml; writes native.yaml (what Kubernetes itself defines), operators.json (the rest), config.yaml
+(the worker's file, with the paths of mounted secrets led to files in DIRECTORY, each with the content of MOUNTED) and, where there are
+alerts, rules.yaml.
 """
 
 import json
@@ -99,7 +100,7 @@ def look_at_config(text, secrets):
         yield path.removeprefix(MOUNTS)
 
 
-def main(directory):
+def main(directory, mounted):
     documents = [d for d in yaml.safe_load_all((directory / "all.yaml").read_text()) if d]
     operators = [d for d in documents if d["apiVersion"].split("/")[0] in OPERATORS]
     native = [d for d in documents if d not in operators]
@@ -109,7 +110,7 @@ def main(directory):
     text = next(d["data"]["restore-worker.yaml"] for d in of(documents, "ConfigMap") if "restore-worker.yaml" in d["data"])
     for path in look_at_config(text, of(documents, "Secret")):
         (directory / path).parent.mkdir(exist_ok=True)
-        (directory / path).write_text("not a secret\n")
+        (directory / path).write_text(mounted)
     (directory / "config.yaml").write_text(text.replace(MOUNTS, f"{directory}/"))
     for rule in of(documents, "PrometheusRule"):
         (directory / "rules.yaml").write_text(yaml.safe_dump(rule["spec"]))
@@ -133,4 +134,4 @@ def main(directory):
     sys.exit(bool(wrong))
 
 
-main(pathlib.Path(sys.argv[1]))
+main(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]).read_text())

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the chart's check needs and the toolchain does not bring, into the build directory: Helm 3 and 4, validators of
-# Kubernetes' and the operators' schemas, promtool, hadolint, and the AMQP clients of docs/examples. What cannot be had is named,
+# Kubernetes' and the operators' schemas, promtool, hadolint, openssl, and the AMQP clients of docs/examples. What cannot be had is named,
 # and the exit code says so.
 #
 #   charts/tools.sh          a second run finds everything there
@@ -63,4 +63,5 @@ promtool() {
 python_packages
 npm_packages
 promtool
+command -v openssl >/dev/null || apt_install openssl || cannot openssl "it is not installed, and apt-get cannot do it"
 exit "$missing"
