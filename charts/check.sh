@@ -68,12 +68,12 @@ need promtool "$promtool" --version && has_promtool=1
 need hadolint "$hadolint" --version && has_hadolint=1
 # What the mounted secrets hold, whichever they are: a certificate and its key.
 mounted="$out/mounted.pem"
-need openssl openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=check -keyout "$mounted" -out "$out/certificate"
-cat "$out/certificate" >>"$mounted"
+need openssl openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=check \
+    -keyout "$mounted" -out "$mounted" && has_openssl=1
 
 worker_reads() { env -i HOSTNAME=demo "$worker" check --offline --config "$1"; }
 
-if [ "${has_helm:-}" ] && [ "${has_python:-}" ]; then
+if [ "${has_helm:-}" ] && [ "${has_python:-}" ] && [ "${has_openssl:-}" ]; then
     for values in "$chart"/ci/*.yaml; do
         name="$(basename "$values" -values.yaml)"
         here="$out/$name"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the chart's check needs and the toolchain does not bring, into the build directory: Helm 3 and 4, validators of
-# Kubernetes' and the operators' schemas, promtool, hadolint, openssl, and the AMQP clients of docs/examples. What cannot be had is named,
-# and the exit code says so.
+# Kubernetes' and the operators' schemas, promtool, hadolint, openssl, and the AMQP clients of docs/examples. What cannot be had
+# is named, and the exit code says so.
 #
 #   charts/tools.sh          a second run finds everything there
 set -uo pipefail
