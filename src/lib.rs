@@ -19,6 +19,7 @@
 //! | what an exported item is made of | [`fts`] |
 //! | tokens, sessions, the import request, what an answer means | [`exchange`] |
 //! | how records are kept | [`ledger`] |
+//! | a file of certificates | [`certificates`] |
 //! | a configuration key | [`config`], and `config/restore-worker.yaml` |
 //! | a metric | [`metrics`] |
 //! | health | [`admin`], put together in [`app`] |
@@ -43,6 +44,7 @@ pub mod admin;
 pub mod app;
 pub mod blob_store;
 pub mod broker;
+pub mod certificates;
 pub mod cli;
 pub mod config;
 pub mod contract;

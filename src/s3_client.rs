@@ -16,10 +16,10 @@ use aws_sdk_s3::config::{
     StalledStreamProtectionConfig, http::HttpResponse, retry::RetryConfig, timeout::TimeoutConfig,
 };
 use aws_smithy_http_client::{Connector, proxy::ProxyConfig, tls};
-use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use time::{OffsetDateTime, format_description::well_known::Rfc2822};
 
 use self::endpoint::Endpoints;
+use crate::certificates;
 pub use aws_sdk_s3::Client;
 pub use failure::{Failure, Kind};
 pub use put::{Put, Puts};
@@ -138,11 +138,7 @@ fn http_client(ca_pem: Option<&[u8]>) -> Result<aws_sdk_s3::config::SharedHttpCl
 
 fn check_certificates(pem: &[u8]) -> Result<(), String> {
     let unusable = |why: String| format!("the storage's CA file cannot be used: {why}");
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate = certificate.map_err(|error| unusable(error.to_string()))?;
-        roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
-    }
+    let roots = certificates::authorities(pem).map_err(unusable)?;
     if roots.is_empty() { Err(unusable("it holds no certificate".into())) } else { Ok(()) }
 }
 

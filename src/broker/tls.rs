@@ -7,10 +7,9 @@ use std::{
 };
 
 use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
-use rustls::{
-    RootCertStore,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-};
+use rustls::pki_types::{PrivateKeyDer, pem::PemObject as _};
+
+use crate::certificates::{authorities, certificates};
 
 /// TLS to the broker (`broker.tls`).
 #[derive(Clone, Debug, Default)]
@@ -49,25 +48,22 @@ impl Tls {
 
 impl ClientCertificate {
     fn read(&self) -> Result<OwnedIdentity, Unusable> {
-        let pem = content("broker.tls.cert_file", &self.cert_file)?;
-        let unusable = |why: String| ("broker.tls.cert_file", why);
-        certificates(&pem).map_err(unusable)?;
-        let key = content("broker.tls.key_file", &self.key_file)?;
+        const CERT: &str = "broker.tls.cert_file";
+        const KEY: &str = "broker.tls.key_file";
+        let pem = content(CERT, &self.cert_file)?;
+        some(CERT, certificates(&pem).map(|chain| chain.is_empty()))?;
+        let key = content(KEY, &self.key_file)?;
         // The error's own words may show a line of the file.
-        PrivateKeyDer::from_pem_slice(&key)
-            .map_err(|_| ("broker.tls.key_file", "holds no private key (PEM)".to_owned()))?;
+        PrivateKeyDer::from_pem_slice(&key).map_err(|_| (KEY, "holds no private key (PEM)".to_owned()))?;
         Ok(OwnedIdentity::PKCS8 { pem, key })
     }
 }
 
-/// The authorities of a PEM file. `lapin` passes over certificates that it cannot use, and takes an empty file.
+/// The authorities of a PEM file, as `lapin` takes them: as text.
 fn roots(path: &Path) -> Result<String, Unusable> {
     const KEY: &str = "broker.tls.ca_file";
     let pem = content(KEY, path)?;
-    let mut store = RootCertStore::empty();
-    for certificate in certificates(&pem).map_err(|why| (KEY, why))? {
-        store.add(certificate).map_err(|error| (KEY, error.to_string()))?;
-    }
+    some(KEY, authorities(&pem).map(|store| store.is_empty()))?;
     String::from_utf8(pem).map_err(|_| (KEY, "is no UTF-8 text".to_owned()))
 }
 
@@ -75,11 +71,11 @@ fn content(key: &'static str, path: &Path) -> Result<Vec<u8>, Unusable> {
     fs::read(path).map_err(|error| (key, format!("cannot read {}: {error}", path.display())))
 }
 
-fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
-    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    match read {
-        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        Ok(_) => Err("holds no certificate (PEM)".into()),
-        Err(error) => Err(format!("cannot be used: {error}")),
+/// A file that was read must hold something.
+fn some(key: &'static str, is_empty: Result<bool, String>) -> Result<(), Unusable> {
+    match is_empty {
+        Ok(false) => Ok(()),
+        Ok(true) => Err((key, "holds no certificate (PEM)".to_owned())),
+        Err(why) => Err((key, format!("cannot be used: {why}"))),
     }
 }
