@@ -1,7 +1,5 @@
 //! `check`: what it says of each neighbour, and how it exits.
 
-use std::collections::BTreeMap;
-
 use anyhow::Result;
 use lapin::{
     options::{QueueDeclareOptions, QueueDeleteOptions},
@@ -17,12 +15,8 @@ use crate::support::{binary, stack};
 
 /// Runs `check` and gives its exit code and what it printed.
 async fn check(stack: &Stack, arguments: &[&str], more: &[(&str, &str)]) -> Result<(i32, String)> {
-    let mut variables: BTreeMap<String, String> = stack.variables();
-    for (name, value) in more {
-        variables.insert(format!("RESTORE_WORKER__{name}"), (*value).to_owned());
-    }
     let arguments: Vec<&str> = std::iter::once("check").chain(arguments.iter().copied()).collect();
-    let mut checking = Worker::command(binary(), &arguments, &variables, &stack.log())?;
+    let mut checking = Worker::command(binary(), &arguments, &stack.variables_and(more), &stack.log())?;
     let status = checking.wait().await?;
     Ok((status.code().unwrap_or(-1), checking.output()))
 }

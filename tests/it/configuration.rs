@@ -27,10 +27,7 @@ async fn run(
 
 /// The same with the stack's variables and more.
 async fn run_in(stack: &Stack, arguments: &[&str], more: &[(&str, &str)]) -> Result<(Option<i32>, String)> {
-    let mut variables = stack.variables();
-    variables
-        .extend(more.iter().map(|(name, value)| (format!("RESTORE_WORKER__{name}"), (*value).to_owned())));
-    run(stack.log(), arguments, &variables).await
+    run(stack.log(), arguments, &stack.variables_and(more)).await
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ use restore_sandbox::{
 use rustls::pki_types::{PrivateKeyDer, pem::PemObject as _};
 use serde_json::{Value, json};
 
-use crate::support::{binary, stack};
+use crate::support::{self, binary, stack};
 
 const OTHER: &str = "a7809c93-0000-4000-8000-000000000002";
 const OURS: &str = "RESTORE_WORKER__IDENTITY__";
@@ -53,11 +53,8 @@ async fn worker(stack: &Stack, own: &[(&str, &str)], foreign: &[(&str, &str)]) -
 
 /// A worker that ends before it is ready: its exit code, and what it said.
 async fn ends(stack: &Stack, own: &[(&str, &str)], foreign: &[(&str, &str)]) -> Result<(i32, String)> {
-    let mut variables = variables(stack, own, foreign);
-    variables.insert("RESTORE_WORKER__STARTUP__WAIT".into(), "1s".into());
-    let mut worker = Worker::spawn(binary(), &variables, &stack.log())?;
-    let code = worker.wait().await?.code().context("an exit code")?;
-    Ok((code, worker.output()))
+    let (code, said) = support::ends(stack, variables(stack, own, foreign)).await?;
+    Ok((code.context("an exit code")?, said))
 }
 
 /// A job for a mailbox of its own, so that a session has to be opened for it.

@@ -5,13 +5,12 @@ use std::{collections::BTreeMap, fs};
 use anyhow::{Context as _, Result};
 use restore_sandbox::{
     exchange::{Exchange, Options},
-    fts::ItemSpec,
-    stack::{Stack, create_job, exchange_options},
+    stack::{Stack, exchange_options},
     tunnel::Tunnel,
     worker::Worker,
 };
 
-use crate::support::{binary, stack, stack_with};
+use crate::support::{self, binary, ends, stack, stack_with};
 
 /// A name that no resolver knows: whoever reaches it went through the proxy.
 const HOST: &str = "exchange.sandbox.invalid";
@@ -26,21 +25,9 @@ fn variables(stack: &Stack, more: &[(&str, &str)]) -> BTreeMap<String, String> {
 async fn restores(stack: &Stack, id: &str, more: &[(&str, &str)]) -> Result<String> {
     let mut worker = Worker::spawn(binary(), &variables(stack, more), &stack.log())?;
     worker.ready().await?;
-    let mut emitter = stack.emitter().await?;
-    stack.store("item", &ItemSpec::mail(1, 200_000));
-    emitter.publish(&create_job(id, &stack.mailbox(id), "item")).await?;
-    let told = emitter.next_result().await.with_context(|| worker.output())?.json()?;
-    assert_eq!((&told["jobId"], &told["status"]), (&id.into(), &"succeeded".into()), "{told:#}");
+    support::restores(stack, &worker, id).await?;
     assert!(worker.terminate().await?.success());
     Ok(worker.output())
-}
-
-/// A start that does not come to be: exit code and output.
-async fn ends(stack: &Stack, more: &[(&str, &str)]) -> Result<(Option<i32>, String)> {
-    let mut variables = variables(stack, more);
-    variables.insert("RESTORE_WORKER__STARTUP__WAIT".into(), "1s".into());
-    let mut worker = Worker::spawn(binary(), &variables, &stack.log())?;
-    Ok((worker.wait().await?.code(), worker.output()))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -59,14 +46,15 @@ async fn login_graph_and_import_host_are_reached_through_the_proxy() -> Result<(
     let said = restores(&stack, "password", &[("https_proxy", &url), trace]).await?;
     assert_eq!(proxy.hosts(), wanted.into());
     let (code, refused) =
-        ends(&stack, &[("HTTPS_PROXY", &proxy.url(Some("anna:not~the~password"))), trace]).await?;
+        ends(&stack, variables(&stack, &[("HTTPS_PROXY", &proxy.url(Some("anna:not~the~password"))), trace]))
+            .await?;
     assert_eq!(code, Some(69), "{refused}");
     assert!(proxy.refused() > 0 && refused.contains("proxy authorization required"), "{refused}");
     for secret in ["pass~word~of~the~proxy", "not~the~password", "YW5uYT"] {
         assert!(!said.contains(secret) && !refused.contains(secret), "{secret} was printed");
     }
 
-    let (code, said) = ends(&stack, &[]).await?;
+    let (code, said) = ends(&stack, variables(&stack, &[])).await?;
     assert_eq!(code, Some(69), "nothing is reached without it: {said}");
     assert_eq!(stack.exchange.violations(), Vec::<String>::new());
     Ok(())
@@ -113,7 +101,7 @@ async fn a_networks_own_authority_is_trusted_beside_others() -> Result<()> {
         ("no certificate", 78, "exchange.ca_file: holds no certificate"),
     ] {
         fs::write(&file, content)?;
-        let (ended, said) = ends(&stack, &[(CA_FILE, path)]).await?;
+        let (ended, said) = ends(&stack, variables(&stack, &[(CA_FILE, path)])).await?;
         assert_eq!(ended, Some(code), "{said}");
         assert!(said.contains(says), "{said}");
     }

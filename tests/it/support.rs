@@ -10,8 +10,9 @@ use lapin::{
 use restore_sandbox::{
     emitter::Emitter,
     exchange,
+    fts::ItemSpec,
     rabbitmq::{Broker, Options},
-    stack::{RECORDS, Stack, exchange_options},
+    stack::{RECORDS, Stack, create_job, exchange_options},
     worker::Worker,
 };
 use serde_json::Value;
@@ -56,6 +57,26 @@ pub(crate) fn quick_and<'a>(more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a st
 /// The next event's JSON.
 pub(crate) async fn told(emitter: &mut Emitter, worker: &Worker) -> Result<Value> {
     emitter.next_result().await.with_context(|| worker.output())?.json()
+}
+
+/// Restores one item to a mailbox of its own.
+pub(crate) async fn restores(stack: &Stack, worker: &Worker, id: &str) -> Result<()> {
+    let mut emitter = stack.emitter().await?;
+    stack.store(id, &ItemSpec::mail(1, 200_000));
+    emitter.publish(&create_job(id, &stack.mailbox(id), id)).await?;
+    let told = told(&mut emitter, worker).await?;
+    assert_eq!((&told["jobId"], &told["status"]), (&id.into(), &"succeeded".into()), "{told:#}");
+    Ok(())
+}
+
+/// A start with these variables that does not come to be: exit code and output.
+pub(crate) async fn ends(
+    stack: &Stack,
+    mut variables: BTreeMap<String, String>,
+) -> Result<(Option<i32>, String)> {
+    variables.insert("RESTORE_WORKER__STARTUP__WAIT".into(), "1s".into());
+    let mut worker = Worker::spawn(binary(), &variables, &stack.log())?;
+    Ok((worker.wait().await?.code(), worker.output()))
 }
 
 /// The job's record, as it lies in the store.
@@ -131,10 +152,10 @@ pub(crate) fn jsonl(values: impl IntoIterator<Item = Value>) -> String {
 
 /// A letter of an import whose outcome is unknown: the answer was lost, and nobody looks (`in_doubt.look` is off).
 pub(crate) async fn unknown(stack: &Stack, emitter: &mut Emitter, job: &str, mailbox: &str) -> Result<()> {
-    stack.store("unknown.fts", &restore_sandbox::fts::ItemSpec::mail(77, 10_000));
+    stack.store("unknown.fts", &ItemSpec::mail(77, 10_000));
     let lost = exchange::Effect::RefuseAfterBody(exchange::Answer::status(504));
     stack.exchange.add_fault(exchange::Fault::new(exchange::Operation::Import, lost).mailbox(mailbox))?;
-    emitter.publish(&restore_sandbox::stack::create_job(job, mailbox, "unknown.fts")).await?;
+    emitter.publish(&create_job(job, mailbox, "unknown.fts")).await?;
     let event = emitter.next_result().await?.json()?;
     anyhow::ensure!(event["status"] == "unknown", "{event:#}");
     Ok(())

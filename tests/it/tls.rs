@@ -5,16 +5,14 @@ use std::{fs, time::Duration};
 use anyhow::{Context as _, Result};
 use restore_sandbox::{
     authority::{Authority, Signed},
-    fts::ItemSpec,
     rabbitmq::{Management, Options, RabbitMq, TlsFiles, ensure_installed},
-    stack::{Stack, create_job, exchange_options},
+    stack::{Stack, exchange_options},
     wait::until,
-    worker::Worker,
 };
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{binary, broker};
+use crate::support::{binary, broker, ends, restores};
 
 /// In the broker's certificate, and known to no resolver.
 const NAME: &str = "broker.sandbox.invalid";
@@ -94,22 +92,6 @@ impl Place {
     }
 }
 
-/// Restores one item.
-async fn restores(stack: &Stack, worker: &Worker, id: &str) -> Result<()> {
-    let mut emitter = stack.emitter().await?;
-    stack.store(id, &ItemSpec::mail(1, 20_000));
-    emitter.publish(&create_job(id, &stack.mailbox(id), id)).await?;
-    let told = emitter.next_result().await.with_context(|| worker.output())?.json()?;
-    assert_eq!((&told["jobId"], &told["status"]), (&id.into(), &"succeeded".into()), "{told:#}");
-    Ok(())
-}
-
-/// A start that does not come to be: exit code and output.
-async fn ends(stack: &Stack, variables: &[(&str, &str)]) -> Result<(Option<i32>, String)> {
-    let mut worker = stack.spawn(binary(), &[variables, &[("STARTUP__WAIT", "1s")]].concat())?;
-    Ok((worker.wait().await?.code(), worker.output()))
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_broker_is_known_by_its_certificate() -> Result<()> {
     let place = Place::start().await?;
@@ -131,7 +113,7 @@ async fn the_broker_is_known_by_its_certificate() -> Result<()> {
         ("another does", [("BROKER__URI", uri.as_str()), ("BROKER__TLS__CA_FILE", other.as_str())]),
         ("for another name", [("BROKER__URI", elsewhere.as_str()), trusted]),
     ] {
-        let (code, said) = ends(&place.stack, &variables).await?;
+        let (code, said) = ends(&place.stack, place.stack.variables_and(&variables)).await?;
         assert_eq!(code, Some(69), "{case}: {said}");
         assert!(said.contains("the broker is unavailable") && said.contains("certificate"), "{case}: {said}");
     }
@@ -163,7 +145,7 @@ async fn a_client_certificate_is_the_user_and_read_again_when_it_was_renewed() -
     drop(worker);
 
     place.present(&place.authority.sign("nobody", &[])?)?;
-    let (code, said) = ends(&place.stack, &variables).await?;
+    let (code, said) = ends(&place.stack, place.stack.variables_and(&variables)).await?;
     assert_eq!(code, Some(77), "{said}");
     assert!(said.contains("the broker refuses us"), "{said}");
     Ok(())
@@ -185,7 +167,7 @@ async fn the_storage_is_known_by_its_certificate() -> Result<()> {
     fs::write(&other, Authority::new("somebody else")?.pem())?;
     let other = other.display().to_string();
     for file in ["", other.as_str()] {
-        let (code, said) = ends(&stack, &[("STORAGE__CA_FILE", file)]).await?;
+        let (code, said) = ends(&stack, stack.variables_and(&[("STORAGE__CA_FILE", file)])).await?;
         assert_eq!(code, Some(69), "{said}");
         assert!(said.contains("certificate"), "{said}");
     }

@@ -1,4 +1,4 @@
-//! A certificate authority that lives as long as what it was made for, and the certificates that it signs.
+//! A certificate authority that lives as long as what it was made for, the certificates that it signs, and the servers that show them.
 
 use std::sync::Arc;
 
@@ -6,10 +6,16 @@ use anyhow::{Context as _, Result};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
-use tokio_rustls::rustls::{
-    self,
-    pki_types::{CertificateDer, PrivateKeyDer},
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        self,
+        pki_types::{CertificateDer, PrivateKeyDer},
+    },
+    server::TlsStream,
 };
+use tokio_util::either::Either;
 
 /// Signs for servers and clients of the sandbox.
 #[derive(Debug)]
@@ -82,5 +88,17 @@ impl Authority {
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, common_name);
         Ok((params.signed_by(&key, &self.issuer)?, key))
+    }
+}
+
+/// A connection as a server of the sandbox goes on with it: over TLS, where it has some. `None`: a client that does not trust us, or
+/// went away, is its own affair.
+pub(crate) async fn accepted<S>(stream: S, tls: Option<TlsAcceptor>) -> Option<Either<TlsStream<S>, S>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    match tls {
+        None => Some(Either::Right(stream)),
+        Some(tls) => tls.accept(stream).await.ok().map(Either::Left),
     }
 }

@@ -542,8 +542,7 @@ fn variables(stack: &Stack, args: &Args, place: usize, ledger: Option<&str>) -> 
     let client = format!("app-{name}");
     stack.exchange.add_app(&client, CLIENT_SECRET);
     stack.exchange.grant(TENANT, &client, &ALL_ROLES);
-    let mut variables = stack.variables();
-    for (key, value) in [
+    let mut variables = stack.variables_and(&[
         ("IDENTITY__CLIENT_ID", client.as_str()),
         ("BROKER__PREFETCH", "24"),
         ("BROKER__HEARTBEAT", "3s"),
@@ -559,9 +558,7 @@ fn variables(stack: &Stack, args: &Args, place: usize, ledger: Option<&str>) -> 
         ("FLEET__MODE", args.mode.as_str()),
         ("FLEET__SHARDS", "16"),
         ("STARTUP__WAIT", "60s"),
-    ] {
-        variables.insert(format!("RESTORE_WORKER__{key}"), value.to_owned());
-    }
+    ]);
     variables.insert("AWS_ACCESS_KEY_ID".into(), access_key(&name));
     variables.insert("HOSTNAME".into(), name);
     variables

@@ -28,7 +28,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::authority::Authority;
+use crate::authority::{Authority, accepted};
 
 pub use self::{
     backend::Backend,
@@ -46,7 +46,7 @@ pub const SECRET_KEY: &str = "sandbox-secret-key";
 #[derive(Clone)]
 pub struct S3 {
     address: SocketAddr,
-    tls: bool,
+    scheme: &'static str,
     backend: Backend,
     faults: Faults,
     _stop: Arc<DropGuard>,
@@ -82,16 +82,16 @@ impl S3 {
         let address = listener.local_addr()?;
         let faults = Faults::default();
         let stop = CancellationToken::new();
-        let is_tls = tls.is_some();
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let accept = accept(listener, tls, service, faults.clone(), stop.clone());
         tokio::spawn(stop.clone().run_until_cancelled_owned(accept));
-        Ok(Self { address, tls: is_tls, backend, faults, _stop: Arc::new(stop.drop_guard()) })
+        Ok(Self { address, scheme, backend, faults, _stop: Arc::new(stop.drop_guard()) })
     }
 
     /// Its URL.
     #[must_use]
     pub fn endpoint(&self) -> String {
-        format!("{}://{}", if self.tls { "https" } else { "http" }, self.address)
+        format!("{}://{}", self.scheme, self.address)
     }
 
     /// Its address.
@@ -159,14 +159,8 @@ async fn accept(
         }
         let (tls, service, faults) = (tls.clone(), service.clone(), faults.clone());
         let connection = async move {
-            match tls {
-                None => serve(stream, service, faults).await,
-                Some(tls) => {
-                    // A client that does not trust us, or went away, is its own affair.
-                    if let Ok(stream) = tls.accept(stream).await {
-                        serve(stream, service, faults).await;
-                    }
-                }
+            if let Some(stream) = accepted(stream, tls).await {
+                serve(stream, service, faults).await;
             }
         };
         tokio::spawn(stop.clone().run_until_cancelled_owned(connection));

@@ -151,6 +151,16 @@ impl Stack {
         variables
     }
 
+    /// The same and further ones (`SECTION__KEY`).
+    #[must_use]
+    pub fn variables_and(&self, more: &[(&str, &str)]) -> BTreeMap<String, String> {
+        let mut variables = self.variables();
+        variables.extend(
+            more.iter().map(|(name, value)| (format!("RESTORE_WORKER__{name}"), (*value).to_owned())),
+        );
+        variables
+    }
+
     /// Starts a worker with further variables (`SECTION__KEY`) and waits until it is ready.
     ///
     /// # Errors
@@ -174,11 +184,8 @@ impl Stack {
     /// # Errors
     /// If it does not become ready.
     pub async fn named_worker(&self, binary: &Path, name: &str, more: &[(&str, &str)]) -> Result<Worker> {
-        let mut variables = self.variables();
+        let mut variables = self.variables_and(more);
         variables.insert("HOSTNAME".into(), name.into());
-        variables.extend(
-            more.iter().map(|(name, value)| (format!("RESTORE_WORKER__{name}"), (*value).to_owned())),
-        );
         let mut worker = Worker::command(binary, &["run"], &variables, &self.log())?;
         worker.ready().await?;
         Ok(worker)
@@ -189,11 +196,7 @@ impl Stack {
     /// # Errors
     /// If it cannot be started.
     pub fn spawn_with(&self, binary: &Path, arguments: &[&str], more: &[(&str, &str)]) -> Result<Worker> {
-        let mut variables = self.variables();
-        for (name, value) in more {
-            variables.insert(format!("RESTORE_WORKER__{name}"), (*value).to_owned());
-        }
-        Worker::command(binary, arguments, &variables, &self.log())
+        Worker::command(binary, arguments, &self.variables_and(more), &self.log())
     }
 
     /// A file for the next worker's output.

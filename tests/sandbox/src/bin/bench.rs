@@ -59,12 +59,12 @@ const SIZES: [Size; 4] = [
     Size { name: "1MiB", bytes: 1 << 20, items: 200, at_once: 64 },
     Size { name: "150MiB", bytes: 150 << 20, items: 8, at_once: 4 },
 ];
-/// The way to the broker.
-type Variables<'a> = [(&'a str, &'a str)];
-
 const MAILBOXES: usize = 16;
 /// Items of a repetition with a far service, at most.
 const FAR_ITEMS: usize = 1_000;
+
+/// The worker's way to the broker: variables.
+type Way<'a> = [(&'a str, &'a str)];
 
 /// What a repetition came to: seconds, and CPU seconds of each process.
 #[derive(Clone, Copy, Default)]
@@ -104,12 +104,17 @@ async fn run(cli: Cli) -> Result<()> {
     let uri = broker.create_vhost("bench").await?;
     // The emitter's part is none of what is measured: it takes the plain way, as it does everywhere.
     let stack = Stack::start_tls(uri.clone(), &authority, exchange_options()).await?;
-    let uri = broker.tls_uri("bench").unwrap_or(uri);
+    let uri = broker.tls_uri("bench").unwrap_or_else(|| {
+        println!(
+            "a broker that was there already (AMQP_URI) is spoken to as its URI says, perhaps without TLS"
+        );
+        uri
+    });
     let ca = tls.authority.display().to_string();
-    let broker = [("BROKER__URI", uri.as_str()), ("BROKER__TLS__CA_FILE", ca.as_str())];
+    let way = [("BROKER__URI", uri.as_str()), ("BROKER__TLS__CA_FILE", ca.as_str())];
     let mailboxes: Vec<_> = (0..MAILBOXES).map(|n| stack.mailbox(&format!("m{n}"))).collect();
-    let none = Bench::start(&stack, &binary, others, "none", &cli.mode, &broker).await?;
-    let s3 = Bench::start(&stack, &binary, others, "s3", &cli.mode, &broker).await?;
+    let none = Bench::start(&stack, &binary, others, "none", &cli.mode, &way).await?;
+    let s3 = Bench::start(&stack, &binary, others, "s3", &cli.mode, &way).await?;
     let mut side = Side { stack: &stack, floor: &floor, mailboxes: &mailboxes, none, s3, others };
     println!(
         "medians of {}; CPU is user + system of the process alone, ms per item for broker and servers; x: times the floor",
@@ -144,7 +149,7 @@ async fn run(cli: Cli) -> Result<()> {
         stack.s3.backend().remove(BLOBS, &key(size));
     }
     if cli.rest {
-        Box::pin(rest(&stack, &binary, &broker)).await?;
+        Box::pin(rest(&stack, &binary, &way)).await?;
     }
     let violations = stack.exchange.violations();
     ensure!(violations.is_empty(), "requests that no right client sends: {violations:?}");
@@ -234,7 +239,7 @@ impl Bench {
         others: Others,
         ledger: &str,
         mode: &str,
-        broker: &Variables<'_>,
+        way: &Way<'_>,
     ) -> Result<Self> {
         let prefix = format!("bench-{ledger}");
         let bucket = if ledger == "none" { "" } else { restore_sandbox::stack::RECORDS };
@@ -250,7 +255,7 @@ impl Bench {
             ("EXCHANGE__REQUEST_TIMEOUT", "120s"),
             ("LOG__LEVEL", "info"),
         ];
-        let worker = stack.named_worker(binary, &prefix, &[broker, &variables[..]].concat()).await?;
+        let worker = stack.named_worker(binary, &prefix, &[way, &variables[..]].concat()).await?;
         let emitter = Emitter::connect(&stack.uri, &prefix).await?;
         Ok(Self { worker, emitter, others, prefix, published: 0 })
     }
@@ -336,7 +341,7 @@ fn row(size: Size, name: &str, who: &str, figures: Figures, base: Figures, peak:
 }
 
 /// What a worker costs that has nothing to do, and one whose ten thousand jobs all wait.
-async fn rest(stack: &Stack, binary: &Path, broker: &Variables<'_>) -> Result<()> {
+async fn rest(stack: &Stack, binary: &Path, way: &Way<'_>) -> Result<()> {
     const JOBS: usize = 10_000;
     let variables = [
         ("BROKER__PREFIX", "rest"),
@@ -344,7 +349,7 @@ async fn rest(stack: &Stack, binary: &Path, broker: &Variables<'_>) -> Result<()
         ("RETRY__HOLD", "1h"),
         ("FLEET__MODE", "shared"),
     ];
-    let worker = stack.named_worker(binary, "rest", &[broker, &variables[..]].concat()).await?;
+    let worker = stack.named_worker(binary, "rest", &[way, &variables[..]].concat()).await?;
     let cpu = cpu_of_worker(&worker)?;
     sleep(Duration::from_secs(20)).await;
     let idle = worker.memory("VmRSS:")?;

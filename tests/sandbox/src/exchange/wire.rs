@@ -25,6 +25,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::{fault::Cut, host::Part};
+use crate::authority::accepted;
 
 const NOTHING: u8 = 0;
 const CLOSE: u8 = 1;
@@ -236,14 +237,8 @@ async fn connection(stream: TcpStream, tls: Option<TlsAcceptor>, host: impl Host
     // Only latency depends on it.
     stream.set_nodelay(true).ok();
     let wire = Wire { stream, line: Arc::clone(&line) };
-    match tls {
-        None => requests(TokioIo::new(wire), host, line).await,
-        Some(tls) => {
-            // A client that does not trust us, or went away, is its own affair.
-            if let Ok(stream) = tls.accept(wire).await {
-                requests(TokioIo::new(stream), host, line).await;
-            }
-        }
+    if let Some(stream) = accepted(wire, tls).await {
+        requests(TokioIo::new(stream), host, line).await;
     }
 }
 
