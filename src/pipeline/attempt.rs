@@ -96,17 +96,10 @@ impl Pipeline {
     }
 
     async fn enter(&self, course: &mut Course) -> Result<LanePass, End> {
-        let length = course.likely_length();
-        let entry = Entry {
-            priority: course.message.priority(),
-            turn: course.journey.turn.map(|turn| turn.since(now())),
-            queue: self.broker.queue_number(course.source),
-            inherited: self.broker.had_company(course.source, self.lanes.longest_window()),
-            ..Entry::new(&course.job.tenant, &course.job.mailbox, course.item(length).request_bytes())
-        };
-        let patience = course.patience().saturating_sub(self.exchange.send_timeout(length));
+        let patience = course.patience().saturating_sub(self.exchange.send_timeout(course.likely_length()));
+        let entering = self.lanes.enter(self.entry(course));
         let entered = tokio::select! {
-            (entered, _) = self.timed("lane", tokio::time::timeout(patience, self.lanes.enter(entry))) => entered,
+            (entered, _) = self.timed("lane", tokio::time::timeout(patience, entering)) => entered,
             () = self.not_to_begin() => return Err(End::NotBegun),
         };
         match entered {
@@ -119,6 +112,18 @@ impl Pipeline {
                 Err(End::NoRoom { after, why: why.as_str() })
             }
             Err(_) => Err(End::NoRoom { after: COME_BACK, why: "quota" }),
+        }
+    }
+
+    /// The job as its lane sees it.
+    pub(super) fn entry<'a>(&self, course: &'a Course) -> Entry<'a> {
+        let bytes = course.item(course.likely_length()).request_bytes();
+        Entry {
+            priority: course.message.priority(),
+            turn: course.journey.turn.map(|turn| turn.since(now())),
+            queue: self.broker.queue_number(course.source),
+            inherited: self.broker.had_company(course.source, self.lanes.longest_window()),
+            ..Entry::new(&course.job.tenant, &course.job.mailbox, bytes)
         }
     }
 

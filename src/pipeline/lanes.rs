@@ -10,7 +10,8 @@
 //! flood of one mailbox keeps nobody else out; what is idle is forgotten; no polling. Never: I/O, retries, settling.
 //!
 //! The parts: [`window`] (what was spent), [`ration`] (halving and recovering), [`lane`] (one mailbox), [`tenant`],
-//! [`fair`] (whose turn), [`flood`] (who may wait in memory), [`snapshot`] (for `/lanes`), [`tally`] (for metrics).
+//! [`fair`] (whose turn), [`flood`] (who may wait in memory), [`rest`] (waits for something else), [`snapshot`] (for `/lanes`),
+//! [`tally`] (for metrics).
 
 pub mod core;
 pub mod fair;
@@ -20,6 +21,7 @@ pub mod lane;
 mod laws;
 mod pass;
 pub mod ration;
+mod rest;
 pub mod slab;
 pub mod snapshot;
 pub mod tally;
@@ -48,6 +50,7 @@ use self::{
 pub use self::{
     lane::Why,
     pass::LanePass,
+    rest::Rest,
     snapshot::{LaneSnapshot, PausedTenant, Snapshot},
 };
 use crate::{

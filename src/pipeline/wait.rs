@@ -13,6 +13,7 @@ use tracing::warn;
 use super::{
     Pipeline,
     course::{Course, now},
+    lanes::Rest,
     report::Patience,
 };
 use crate::{
@@ -50,26 +51,34 @@ impl Pipeline {
     /// Waits, here or elsewhere.
     pub(super) async fn wait(&self, course: &mut Course, wait: &Wait, settlement: &Settlement) -> Waited {
         let Wait { after, why, counts, may_hold } = *wait;
-        let until = now().plus(after);
+        // A job that its lane sent away asks its lane again as soon as its copy is back, however early: only there is known
+        // whether it may wait in memory.
+        let tier = self.broker.tiers().get(tier_for(self.broker.tiers(), after)).filter(|_| !may_hold);
+        course.journey.not_before = Some(now().plus(tier.map_or(after, |tier| after.min(tier.ttl))));
         if counts {
             course.journey.parked = course.journey.parked.saturating_add(after);
         }
-        course.journey.not_before = Some(until);
         if course.source == Source::GivenUp {
             return self.wait_for_the_given_up(course, after, why, settlement).await;
         }
-        let sending = self.exchange.send_timeout(course.likely_length());
-        if !may_hold || after > self.hold || after.saturating_add(sending) > course.patience() {
+        let Some(rest) = self.rest(course, wait) else {
             return self.park(course, after, why, settlement).await;
-        }
+        };
         let waiting = self.waiting(why);
         let waited = tokio::select! {
             () = sleep(after) => if settlement.is_void() { Waited::Void } else { Waited::Here },
             // What it has learnt by now must not be lost with the delivery: it goes on as a copy.
             () = self.not_to_begin() => self.park(course, after, why, settlement).await,
         };
-        drop(waiting);
+        drop((waiting, rest));
         waited
+    }
+
+    /// Room to wait in memory, if the wait is short enough for that.
+    fn rest(&self, course: &Course, wait: &Wait) -> Option<Rest> {
+        let sending = self.exchange.send_timeout(course.likely_length());
+        let short = wait.after <= self.hold && wait.after.saturating_add(sending) <= course.patience();
+        (wait.may_hold && short).then(|| self.lanes.rest(self.entry(course), wait.after)).flatten()
     }
 
     /// What the broker gave up must not become work again: it waits here, and goes back to its own queue.

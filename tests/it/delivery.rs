@@ -16,6 +16,7 @@ use restore_sandbox::{
     wait::until,
     worker::Worker,
 };
+use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::support::{binary, quick_and, quick_worker, stack, told};
@@ -353,6 +354,21 @@ async fn an_outage_of_the_login_buries_nothing() -> Result<()> {
     outage("an_outage_of_the_login", begin, 4, "identity").await
 }
 
+/// A second tenant, with a mailbox, that has withdrawn its consent; and its jobs by their ids.
+fn of_a_tenant_without_consent(stack: &Stack, mailbox: &str) -> impl Fn(&str) -> Value {
+    stack.exchange.add_tenant(OTHER_TENANT);
+    stack.exchange.add_mailbox(OTHER_TENANT, mailbox);
+    stack.exchange.add_folder(mailbox, FOLDER);
+    stack.exchange.grant(OTHER_TENANT, CLIENT_ID, &ALL_ROLES);
+    stack.exchange.withdraw_consent(OTHER_TENANT);
+    stack.store("there.fts", &ItemSpec::mail(50, 8_000));
+    move |id| {
+        let mut job = create_job(id, mailbox, "there.fts");
+        job["tenantId"] = OTHER_TENANT.into();
+        job
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenants_withdrawn_consent_pauses_its_jobs_alone() -> Result<()> {
     let stack = stack("a_tenants_withdrawn_consent").await?;
@@ -360,15 +376,8 @@ async fn a_tenants_withdrawn_consent_pauses_its_jobs_alone() -> Result<()> {
     let mut emitter = stack.emitter().await?;
     let here = stack.mailbox("anna");
     let there = format!("MBX:bert@{OTHER_TENANT}");
-    stack.exchange.add_tenant(OTHER_TENANT);
-    stack.exchange.add_mailbox(OTHER_TENANT, &there);
-    stack.exchange.add_folder(&there, FOLDER);
-    stack.exchange.grant(OTHER_TENANT, CLIENT_ID, &ALL_ROLES);
-    stack.exchange.withdraw_consent(OTHER_TENANT);
-    stack.store("there.fts", &ItemSpec::mail(50, 8_000));
-    let mut theirs = create_job("theirs", &there, "there.fts");
-    theirs["tenantId"] = OTHER_TENANT.into();
-    emitter.publish(&theirs).await?;
+    let theirs = of_a_tenant_without_consent(&stack, &there);
+    emitter.publish(&theirs("theirs")).await?;
     worker.logs("the tenant is paused").await?;
     publish(&stack, &emitter, &here, 0..3).await?;
     all_succeeded(&stack, &mut emitter, &here, 3, &worker).await?;
@@ -377,6 +386,32 @@ async fn a_tenants_withdrawn_consent_pauses_its_jobs_alone() -> Result<()> {
     stack.exchange.grant(OTHER_TENANT, CLIENT_ID, &ALL_ROLES);
     let event = told(&mut emitter, &worker).await?;
     assert_eq!((&event["jobId"], &event["status"]), (&"theirs".into(), &"succeeded".into()), "{event:#}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_that_wait_for_their_tenant_do_not_close_the_queue_to_others() -> Result<()> {
+    let stack = stack("waiting_tenant").await?;
+    // Each could wait in memory: four times the prefetch.
+    let more = [
+        ("BROKER__PREFETCH", "8"),
+        ("FLEET__PREFETCH", "8"),
+        ("BROKER__WAIT_TIERS", "1s"),
+        ("RETRY__HOLD", "10m"),
+    ];
+    let mut worker = stack.worker(binary(), &quick_and(&more)).await?;
+    let mut emitter = stack.emitter().await?;
+    let here = stack.mailbox("anna");
+    let there = format!("MBX:bert@{OTHER_TENANT}");
+    let theirs = of_a_tenant_without_consent(&stack, &there);
+    emitter.publish_all((0..32).map(|n| theirs(&format!("theirs-{n}")))).await?;
+    worker.metric_reaches("restore_deliveries_total", &["kind=\"parked\""], 32.0).await?;
+    publish(&stack, &emitter, &here, 0..3).await?;
+    all_succeeded(&stack, &mut emitter, &here, 3, &worker).await?;
+    stack.exchange.grant(OTHER_TENANT, CLIENT_ID, &ALL_ROLES);
+    let told = emitter.results_of(32).await.with_context(|| worker.output())?;
+    assert!(told.values().flatten().all(|event| event["status"] == "succeeded"), "{told:#?}");
+    assert_eq!(stack.exchange.items(&there).len(), 32);
     Ok(())
 }
 

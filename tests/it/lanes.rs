@@ -113,3 +113,27 @@ async fn a_throttled_mailbox_pauses_alone() -> Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_comes_back_early_asks_its_lane_again() -> Result<()> {
+    let stack = stack_with("lanes_early", exchange_options()).await?;
+    // Its mailbox is paused for minutes, the longest tier below that lasts a second, and it could be held until then.
+    let more = [
+        ("BROKER__PREFETCH", "8"),
+        ("FLEET__PREFETCH", "8"),
+        ("BROKER__WAIT_TIERS", "1s,1h"),
+        ("RETRY__HOLD", "10m"),
+    ];
+    let mut worker = stack.worker(binary(), &more).await?;
+    let mut emitter = stack.emitter().await?;
+    let (paused, calm) = (stack.mailbox("paused"), stack.mailbox("calm"));
+    let refusal = exchange::Answer::too_many("IncomingBytes", Some(Duration::from_secs(600)));
+    let refused = Fault::new(Operation::Import, Effect::Refuse(refusal)).mailbox(paused.clone());
+    stack.exchange.add_fault(refused.always())?;
+    emitter.publish_all(jobs(&stack, &paused, "paused", 30, 4_096)).await?;
+    worker.metric_reaches("restore_deliveries_total", &["kind=\"parked\""], 100.0).await?;
+    emitter.publish_all(jobs(&stack, &calm, "calm", 1, 4_096)).await?;
+    let told = emitter.next_result().await?.json()?;
+    assert_eq!((&told["mailboxId"], &told["status"]), (&calm.into(), &"succeeded".into()), "{told:#}");
+    Ok(())
+}

@@ -67,6 +67,14 @@ pub struct Ticket {
     order: Order,
 }
 
+/// A job that waits in memory outside its row, to be given back by [`Core::wake`].
+#[derive(Clone, Copy, Debug)]
+#[must_use = "a place of the prefetch is counted as taken until it is given back"]
+pub struct Resting {
+    lane: u32,
+    queue: u16,
+}
+
 /// The right to work on a mailbox now, to be given back by [`Core::end`].
 #[derive(Debug)]
 #[must_use = "a grant holds a place until it is ended"]
@@ -197,6 +205,29 @@ impl<T> Core<T> {
         self.unhold(job.queue);
         self.settle(ticket.lane, now);
         Some(job.token)
+    }
+
+    /// A job waits `pause` milliseconds in memory for something else than its turn. `None`: its queue's prefetch has no room
+    /// for that.
+    pub fn rest(&mut self, now: Millis, entry: &Entry<'_>, pause: u64) -> Option<Resting> {
+        self.advance(now);
+        let id = self.open(now, entry);
+        let rests = !self.is_beyond(id, entry, pause);
+        if rests {
+            self.queues.entry(entry.queue).or_default().held += 1;
+            self.lanes[id].resting += 1;
+        }
+        self.settle(id, now);
+        rests.then_some(Resting { lane: id, queue: entry.queue })
+    }
+
+    /// The wait is over.
+    pub fn wake(&mut self, now: Millis, resting: Resting) {
+        let Resting { lane, queue } = resting;
+        self.advance(now);
+        self.lanes[lane].resting = self.lanes[lane].resting.saturating_sub(1);
+        self.unhold(queue);
+        self.settle(lane, now);
     }
 
     /// Admits the job whose turn it is, if a place is free and one is ready. Call until it gives `None`.
@@ -342,17 +373,22 @@ impl<T> Core<T> {
     /// Why this entry may not wait in memory, and how long it should sleep.
     fn refusal(&mut self, id: u32, now: Millis, entry: &Entry<'_>) -> Option<Parked> {
         let place = self.at_work < self.places.level();
-        let lane = &mut self.lanes[id];
+        let lane = &self.lanes[id];
         let elsewhere = self.paused_until.max(self.tenants[lane.tenant].paused_until);
-        let queue = self.queues.get(&entry.queue).copied().unwrap_or_default();
         let outlook = flood::Outlook::of(lane, entry, elsewhere, now, &self.rules);
         let refused = if entry.may_hold {
-            let hold = if entry.queue == 0 { self.rules.hold } else { self.rules.hold_per_shard };
-            flood::is_beyond(lane, entry, queue, &outlook, hold)
+            self.is_beyond(id, entry, outlook.closed)
         } else {
             !(place && outlook.at_once)
         };
-        refused.then(|| outlook.park(lane, entry, now, &self.rules))
+        refused.then(|| outlook.park(&mut self.lanes[id], entry, now, &self.rules))
+    }
+
+    /// Whether this entry may not wait in memory, where it would for at least `closed` milliseconds.
+    fn is_beyond(&self, id: u32, entry: &Entry<'_>, closed: u64) -> bool {
+        let hold = if entry.queue == 0 { self.rules.hold } else { self.rules.hold_per_shard };
+        let queue = self.queues.get(&entry.queue).copied().unwrap_or_default();
+        flood::is_beyond(&self.lanes[id], entry, queue, closed, hold)
     }
 
     fn charge(&mut self, grant: &mut Grant, bytes: u64) {

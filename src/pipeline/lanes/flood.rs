@@ -3,7 +3,8 @@
 //! A queue delivers no more than its prefetch before jobs are settled. So nobody is sent away as long as that window has
 //! room; when it is three quarters full, a lane that holds its fair part of those three quarters gets no more, and the
 //! rest lets everybody else's jobs through. When it is nearly full, a job that cannot go within seconds is sent away too,
-//! so that mailboxes that are all paused cannot close the queue to the one that is not.
+//! so that mailboxes that are all paused cannot close the queue to the one that is not. Jobs that wait in memory for something
+//! else than their turn ([`rest`](super::rest)) are counted and sent away alike.
 //!
 //! Who is sent away is told its turn: when all that is known to be ahead of it in its lane will have gone at the best. It
 //! carries its turn with it, sleeps for a part of the time until then, and again each time it comes back to a full row. So a
@@ -29,7 +30,7 @@ const LONGEST: u64 = 6 * 3_600_000;
 /// What one queue has delivered that is not yet settled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Queue {
-    /// Jobs waiting and at work.
+    /// Jobs waiting, at work and at rest.
     pub held: u64,
     /// Lanes that hold them.
     pub active: u64,
@@ -71,16 +72,16 @@ impl Outlook {
     }
 }
 
-/// Whether a job may not wait in memory.
+/// Whether a job that cannot go for `closed` milliseconds may not wait in memory.
 #[must_use]
-pub fn is_beyond<T>(lane: &Lane<T>, entry: &Entry<'_>, queue: Queue, outlook: &Outlook, hold: u64) -> bool {
+pub fn is_beyond<T>(lane: &Lane<T>, entry: &Entry<'_>, queue: Queue, closed: u64, hold: u64) -> bool {
     let usable = hold - hold / 4;
     if queue.held < usable.max(1) {
         return false;
     }
     let nearly_full = queue.held >= hold - hold / 8;
-    let mine = u64::from(lane.at_work) + lane.ahead_of(entry.priority);
-    let newcomer = u64::from(lane.at_work == 0 && lane.waiting() == 0);
+    let mine = u64::from(lane.at_work) + u64::from(lane.resting) + lane.ahead_of(entry.priority);
+    let newcomer = u64::from(!lane.holds);
     let part = usable / (queue.active + newcomer).max(1);
     // Whose turn it is finds room before those that come early, and these before newcomers, else a lane that is always
     // flooded would let some sleep for ever.
@@ -90,5 +91,5 @@ pub fn is_beyond<T>(lane: &Lane<T>, entry: &Entry<'_>, queue: Queue, outlook: &O
         None if lane.parked.jobs > 0 => part / 2,
         None => part,
     };
-    mine >= part.max(FLOOR) || (nearly_full && outlook.closed > SOON)
+    mine >= part.max(FLOOR) || (nearly_full && closed > SOON)
 }

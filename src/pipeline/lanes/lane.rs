@@ -118,7 +118,7 @@ impl Load {
 pub enum State {
     /// No job; nothing is left to remember from this moment on.
     Idle(Millis),
-    /// Jobs at work, none waiting.
+    /// Jobs at work or at rest, none waiting.
     Busy,
     /// Its next job may go as soon as the worker has a place.
     Ready,
@@ -143,6 +143,8 @@ pub struct Lane<T> {
     pub queue: u16,
     /// Jobs at work.
     pub at_work: u32,
+    /// Jobs that wait in memory for something else than their turn: another attempt, a claim.
+    pub resting: u32,
     /// Its account with its tenant.
     pub account: Account,
     /// Places at once.
@@ -185,6 +187,7 @@ impl<T> Lane<T> {
             tenant,
             queue,
             at_work: 0,
+            resting: 0,
             account: Account::default(),
             concurrency: Ration::whole(rules.per_mailbox),
             share: Ration::whole(SHARES),
@@ -228,7 +231,8 @@ impl<T> Lane<T> {
     #[must_use]
     pub fn peek(&self, now: Millis, rules: &Rules) -> State {
         let Some(next) = self.next() else {
-            return if self.at_work == 0 { State::Idle(self.lapses(rules)) } else { State::Busy };
+            let idle = self.at_work == 0 && self.resting == 0;
+            return if idle { State::Idle(self.lapses(rules)) } else { State::Busy };
         };
         if self.paused_until > now {
             return State::Blocked(Why::Throttled, Some(self.paused_until));

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::{
-    core::{Core, Entry, Grant, Rules, Word},
+    core::{Core, Entry, Grant, Resting, Rules, Word},
     window::{Millis, Quota},
 };
 use crate::domain::{Limit, ThrottleScope};
@@ -45,6 +45,8 @@ enum Act {
     End(usize),
     Unsent(usize),
     Leave(usize),
+    Rest(&'static str),
+    Wake(usize),
     Refuse(&'static str, u64),
 }
 
@@ -56,6 +58,8 @@ fn acts(refusals: bool) -> impl Strategy<Value = Vec<Act>> {
         8 => (0..8_usize).prop_map(Act::End),
         1 => (0..8_usize).prop_map(Act::Unsent),
         1 => (0..40_usize).prop_map(Act::Leave),
+        1 => mailbox().prop_map(Act::Rest),
+        1 => (0..8_usize).prop_map(Act::Wake),
         u32::from(refusals) => (mailbox(), 1..5_000_u64).prop_map(|(m, r)| Act::Refuse(m, r)),
     ];
     prop::collection::vec(act, 1..300)
@@ -69,6 +73,7 @@ struct World {
     rows: HashMap<&'static str, Vec<(usize, u64)>>,
     tickets: Vec<(&'static str, usize, super::core::Ticket)>,
     working: Vec<(usize, Grant)>,
+    resting: Vec<Resting>,
     paused: HashMap<&'static str, u64>,
     admitted: Vec<(u64, usize)>,
     next: usize,
@@ -84,6 +89,7 @@ impl World {
             rows: HashMap::new(),
             tickets: Vec::new(),
             working: Vec::new(),
+            resting: Vec::new(),
             paused: HashMap::new(),
             admitted: Vec::new(),
             next: 0,
@@ -101,6 +107,8 @@ impl World {
             Act::End(n) => self.end(n, true),
             Act::Unsent(n) => self.end(n, false),
             Act::Leave(n) => self.leave(n),
+            Act::Rest(mailbox) => self.rest(mailbox),
+            Act::Wake(n) => self.wake(n),
             Act::Refuse(mailbox, span) => {
                 let word = Word::Throttled {
                     scope: ThrottleScope::Mailbox,
@@ -128,6 +136,17 @@ impl World {
             if self.core.leave(self.at(), ticket).is_some() {
                 self.rows.entry(mailbox).or_default().retain(|(other, _)| *other != job);
             }
+        }
+    }
+
+    fn rest(&mut self, mailbox: &'static str) {
+        self.resting.extend(self.core.rest(self.at(), &entry(mailbox, 1), 1_000));
+    }
+
+    fn wake(&mut self, n: usize) {
+        if n < self.resting.len() {
+            let resting = self.resting.remove(n);
+            self.core.wake(self.at(), resting);
         }
     }
 
@@ -247,6 +266,9 @@ proptest! {
             }
             rounds += 1;
             prop_assert!(rounds < 4_000, "{:?} still wait", world.rows);
+        }
+        while !world.resting.is_empty() {
+            world.act(&Act::Wake(0));
         }
         world.act(&Act::Wait(100_000));
         prop_assert_eq!(world.core.known(), 0);
@@ -378,6 +400,8 @@ impl World {
             Act::End(n) => self.end(n, true),
             Act::Unsent(n) => self.end(n, false),
             Act::Leave(n) => self.leave(n),
+            Act::Rest(mailbox) => self.rest(mailbox),
+            Act::Wake(n) => self.wake(n),
             Act::Refuse(..) => {}
         }
         self.admit_all();
@@ -497,4 +521,24 @@ fn paused_mailboxes_cannot_close_the_queue() {
     let refused = names.iter().filter(|name| core.enter(Millis(0), &entry(name, 1), 0).is_err()).count();
     assert_eq!(refused, 30 - (56 - 48), "seven eighths of the prefetch are the most");
     core.enter(Millis(0), &entry("healthy", 1), 0).expect("goes at once");
+}
+
+#[test]
+fn who_waits_for_another_attempt_holds_a_place_like_who_waits_in_the_row() {
+    let (now, rules) = (Millis(0), Rules { hold: 64, ..RULES });
+    let mut core: Core<usize> = Core::new(rules);
+    let mut resting: Vec<_> = (0..1_000).filter_map(|_| core.rest(now, &entry("a", 1), 20_000)).collect();
+    assert_eq!(resting.len(), 48, "three quarters of the prefetch");
+    core.enter(now, &entry("a", 1), 0).map_err(|_| ()).expect_err("its part is taken");
+    // Others have theirs, until the prefetch is nearly full: then only who is soon back.
+    let others: Vec<_> = (0..20).filter_map(|_| core.rest(now, &entry("b", 1), 20_000)).collect();
+    assert_eq!(others.len(), 8);
+    assert!(core.rest(now, &entry("c", 1), 20_000).is_none());
+    resting.extend(core.rest(now, &entry("c", 1), 1_000));
+    core.enter(now, &entry("d", 1), 0).expect("goes at once");
+    assert_eq!((resting.len(), core.tally(now).active), (49, 4));
+    for resting in resting.into_iter().chain(others) {
+        core.wake(now, resting);
+    }
+    assert_eq!(core.queues[&0].held, 1);
 }
