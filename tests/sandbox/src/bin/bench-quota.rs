@@ -39,7 +39,7 @@ struct Cli {
     /// Shards of the fleet.
     #[arg(long, default_value_t = 256)]
     shards: u16,
-    /// Seconds of the bytes' window (Exchange's: 300). The requests' window is twice as long.
+    /// Seconds of the bytes' window (Exchange's: 300), to which the worker's tiers are scaled. The requests' window is twice as long.
     #[arg(long, default_value_t = 20)]
     window: u64,
     /// Windows that are measured, after one and a half that are not.
@@ -48,6 +48,9 @@ struct Cli {
     /// Items of mean size that fill a bytes' window.
     #[arg(long, default_value_t = 100)]
     items: u64,
+    /// `fleet.prefetch`.
+    #[arg(long, default_value_t = 32)]
+    prefetch: u16,
     /// `fleet.mode`, one run each.
     #[arg(long, value_delimiter = ',', default_values_t = ["sharded".to_owned(), "shared".to_owned()])]
     modes: Vec<String>,
@@ -56,6 +59,8 @@ struct Cli {
     changes: bool,
 }
 
+/// Seconds of Exchange's window of bytes.
+const EXCHANGES_WINDOW: u64 = 300;
 /// Mean bytes of an item; each is a fifth to nine fifths of it.
 const MEAN: u64 = 10_000;
 /// Blobs; every job takes one of them.
@@ -110,18 +115,22 @@ async fn worker(cli: &Cli, mode: &str, stack: &Stack, binary: &Path, n: usize) -
     let limits = limits(cli);
     let numbers = [limits.bytes, limits.requests].map(|n| n.to_string());
     let windows = [limits.bytes_window, limits.requests_window].map(|w| format!("{}s", w.as_secs()));
-    let shards = cli.shards.to_string();
-    // A fifteenth of the window, as by default of Exchange's.
-    let hold = format!("{}s", (cli.window / 15).max(1));
+    let (shards, prefetch) = (cli.shards.to_string(), cli.prefetch.to_string());
+    // The worker's own times by default, scaled down like the window.
+    let scaled = |seconds: u64| format!("{}ms", seconds * 1_000 * cli.window / EXCHANGES_WINDOW);
+    let (hold, base) = (scaled(20), scaled(5));
+    let tiers = [5, 30, 120, 600, 3_600, 21_600].map(scaled).join(",");
     let variables = [
         ("FLEET__MODE", mode),
         ("FLEET__SHARDS", &shards),
+        ("FLEET__PREFETCH", &prefetch),
         ("LANES__UPLOAD_WINDOW__BYTES", &numbers[0]),
         ("LANES__UPLOAD_WINDOW__REQUESTS", &numbers[1]),
         ("LANES__UPLOAD_WINDOW__EVERY_BYTES", &windows[0]),
         ("LANES__UPLOAD_WINDOW__EVERY_REQUESTS", &windows[1]),
+        ("BROKER__WAIT_TIERS", &tiers),
         ("RETRY__HOLD", &hold),
-        ("RETRY__BASE", "1s"),
+        ("RETRY__BASE", &base),
         ("EXCHANGE__REQUEST_TIMEOUT", "30s"),
         // Where it listens is told at this level.
         ("LOG__LEVEL", "info"),
