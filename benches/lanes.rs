@@ -37,8 +37,9 @@ fn line(what: &str, wanted: &str, got: &str) {
 fn main() {
     println!("| {:<58} | {:<16} | got |\n|{:-<60}|{:-<18}|-----|", "what", "wanted", "", "");
     let wanted: Vec<_> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
-    let parts: [(&str, fn()); 7] = [
+    let parts: [(&str, fn()); 8] = [
         ("one", one_worker),
+        ("shard", one_shard),
         ("shared", shared),
         ("mixed", mixed),
         ("equal", equal),
@@ -133,6 +134,20 @@ fn one_worker() {
         backlog(&mut world, 16, WINDOW_BYTES * (windows + 4), size);
         line(
             &format!("one worker, 16 busy mailboxes, 3 h, {what}"),
+            "≥ 98 %, < 0.1 %",
+            &measure(&mut world, windows).show(),
+        );
+    }
+}
+
+/// A shard's prefetch for all of them.
+fn one_shard() {
+    let windows = 36;
+    for mailboxes in [1, 2, 4] {
+        let mut world = World::new(mailboxes, 1, Rules { hold: rules().hold_per_shard, ..rules() });
+        backlog(&mut world, mailboxes, WINDOW_BYTES * (windows + 4), |_| 100 * KIB);
+        line(
+            &format!("one shard, busy mailboxes: {mailboxes}, 3 h, items of 100 KiB"),
             "≥ 98 %, < 0.1 %",
             &measure(&mut world, windows).show(),
         );

@@ -27,7 +27,7 @@ pub(crate) fn rules() -> Rules {
         bytes: Quota { amount: exchange::WINDOW_BYTES, every: exchange::WINDOW },
         requests: Quota { amount: 10_000, every: exchange::REQUEST_WINDOW },
         hold: 512,
-        hold_per_shard: 16,
+        hold_per_shard: 32,
     }
 }
 
