@@ -21,7 +21,7 @@ pub mod lane;
 mod laws;
 mod pass;
 pub mod ration;
-mod rest;
+pub mod rest;
 pub mod slab;
 pub mod snapshot;
 pub mod tally;
