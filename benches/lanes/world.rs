@@ -76,6 +76,8 @@ pub(crate) struct World {
     pub(crate) mailboxes: Vec<Mailbox>,
     names: Vec<String>,
     rules: Rules,
+    /// As the lanes know it, and its prefetch.
+    source: (u16, u64),
     workers: Vec<Worker>,
     queue: VecDeque<usize>,
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
@@ -99,6 +101,7 @@ impl World {
             mailboxes: (0..mailboxes).map(|_| Mailbox::default()).collect(),
             names: (0..mailboxes).map(|n| format!("MBX:{n}")).collect(),
             rules,
+            source: (0, rules.hold),
             workers: (0..workers).map(|_| worker()).collect(),
             queue: VecDeque::new(),
             events: BinaryHeap::new(),
@@ -109,6 +112,11 @@ impl World {
             last_start: vec![0; mailboxes],
             longest_turn: 0,
         }
+    }
+
+    /// The same with a shard's queue.
+    pub(crate) fn of_a_shard(mailboxes: usize, rules: Rules) -> Self {
+        Self { source: (1, rules.hold_per_shard), ..Self::new(mailboxes, 1, rules) }
     }
 
     pub(crate) fn publish(&mut self, mailbox: usize, bytes: u64) {
@@ -183,7 +191,7 @@ impl World {
     fn offer(&mut self) {
         for worker in 0..self.workers.len() {
             let Worker { unsettled, delivering, gone, .. } = self.workers[worker];
-            if !delivering && !gone && !self.queue.is_empty() && unsettled < self.rules.hold {
+            if !delivering && !gone && !self.queue.is_empty() && unsettled < self.source.1 {
                 self.workers[worker].delivering = true;
                 self.at(self.now + 1, Event::Deliver(worker));
             }
@@ -193,7 +201,7 @@ impl World {
     fn deliver(&mut self, worker: usize) {
         self.workers[worker].delivering = false;
         for _ in 0..DELIVERIES {
-            if self.workers[worker].unsettled >= self.rules.hold || self.workers[worker].gone {
+            if self.workers[worker].unsettled >= self.source.1 || self.workers[worker].gone {
                 break;
             }
             let Some(job) = self.queue.pop_front() else { break };
@@ -205,7 +213,12 @@ impl World {
     fn enter(&mut self, worker: usize, job: usize) {
         let Job { mailbox, bytes, turn, .. } = self.jobs[job];
         let turn = turn.map(|turn| turn.saturating_sub(self.now));
-        let entry = Entry { request_bytes: bytes, turn, ..Entry::about("contoso.com", &self.names[mailbox]) };
+        let entry = Entry {
+            request_bytes: bytes,
+            turn,
+            queue: self.source.0,
+            ..Entry::about("contoso.com", &self.names[mailbox])
+        };
         let Worker { core, unsettled, .. } = &mut self.workers[worker];
         match core.enter(Millis(self.now), &entry, job) {
             Ok(_) => {

@@ -212,7 +212,7 @@ impl<T> Core<T> {
     pub fn rest(&mut self, now: Millis, entry: &Entry<'_>, pause: u64) -> Option<Resting> {
         self.advance(now);
         let id = self.open(now, entry);
-        let rests = !self.is_beyond(id, entry, pause);
+        let rests = !self.is_beyond(id, now, entry, pause);
         if rests {
             self.queues.entry(entry.queue).or_default().held += 1;
             self.lanes[id].resting += 1;
@@ -377,7 +377,7 @@ impl<T> Core<T> {
         let elsewhere = self.paused_until.max(self.tenants[lane.tenant].paused_until);
         let outlook = flood::Outlook::of(lane, entry, elsewhere, now, &self.rules);
         let refused = if entry.may_hold {
-            self.is_beyond(id, entry, outlook.closed)
+            self.is_beyond(id, now, entry, outlook.closed)
         } else {
             !(place && outlook.at_once)
         };
@@ -385,10 +385,9 @@ impl<T> Core<T> {
     }
 
     /// Whether this entry may not wait in memory, where it would for at least `closed` milliseconds.
-    fn is_beyond(&self, id: u32, entry: &Entry<'_>, closed: u64) -> bool {
-        let hold = if entry.queue == 0 { self.rules.hold } else { self.rules.hold_per_shard };
+    fn is_beyond(&self, id: u32, now: Millis, entry: &Entry<'_>, closed: u64) -> bool {
         let queue = self.queues.get(&entry.queue).copied().unwrap_or_default();
-        flood::is_beyond(&self.lanes[id], entry, queue, closed, hold)
+        flood::is_beyond(&self.lanes[id], entry, queue, closed, now, &self.rules)
     }
 
     fn charge(&mut self, grant: &mut Grant, bytes: u64) {

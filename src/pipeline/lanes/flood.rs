@@ -4,7 +4,8 @@
 //! room; when it is three quarters full, a lane that holds its fair part of those three quarters gets no more, and the
 //! rest lets everybody else's jobs through. When it is nearly full, a job that cannot go within seconds is sent away too,
 //! so that mailboxes that are all paused cannot close the queue to the one that is not. Jobs that wait in memory for something
-//! else than their turn ([`rest`](super::rest)) are counted and sent away alike.
+//! else than their turn ([`rest`](super::rest)) are counted and sent away alike. A mailbox of a shard holds, room or not, no more
+//! than a minute of its quota, and the next job.
 //!
 //! Who is sent away is told its turn: when all that is known to be ahead of it in its lane will have gone at the best. It
 //! carries its turn with it, sleeps for a part of the time until then, and again each time it comes back to a full row. So a
@@ -26,6 +27,9 @@ const SOON: u64 = 5_000;
 const SHORTEST: u64 = 1_000;
 /// The longest: estimates get stale.
 const LONGEST: u64 = 6 * 3_600_000;
+/// The longest row of a shard's mailbox, milliseconds: when the shard goes to another owner, the broker holds it back until
+/// what was delivered to this one is settled, and all its mailboxes stand still so long.
+const HANDOVER: u64 = 60_000;
 
 /// What one queue has delivered that is not yet settled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,13 +78,25 @@ impl Outlook {
 
 /// Whether a job that cannot go for `closed` milliseconds may not wait in memory.
 #[must_use]
-pub fn is_beyond<T>(lane: &Lane<T>, entry: &Entry<'_>, queue: Queue, closed: u64, hold: u64) -> bool {
+pub fn is_beyond<T>(
+    lane: &Lane<T>,
+    entry: &Entry<'_>,
+    queue: Queue,
+    closed: u64,
+    now: Millis,
+    rules: &Rules,
+) -> bool {
+    let shard = entry.queue != 0;
+    let hold = if shard { rules.hold_per_shard } else { rules.hold };
+    let mine = u64::from(lane.at_work) + u64::from(lane.resting) + lane.ahead_of(entry.priority);
+    if shard && mine >= FLOOR && closed.max(lane.row(now, rules)) >= HANDOVER {
+        return true;
+    }
     let usable = hold - hold / 4;
     if queue.held < usable.max(1) {
         return false;
     }
     let nearly_full = queue.held >= hold - hold / 8;
-    let mine = u64::from(lane.at_work) + u64::from(lane.resting) + lane.ahead_of(entry.priority);
     let newcomer = u64::from(!lane.holds);
     let part = usable / (queue.active + newcomer).max(1);
     // Whose turn it is finds room before those that come early, and these before newcomers, else a lane that is always

@@ -451,13 +451,19 @@ impl<T> Lane<T> {
         match said {
             None => self.time_for(self.load().plus(self.parked), now, rules),
             Some(0) => {
-                let behind = now.plus(self.time_for(self.load(), now, rules));
+                let behind = now.plus(self.row(now, rules));
                 let turn = self.line.max(behind);
                 self.line = turn.plus(self.pace(Load { jobs: 1, bytes }, now, rules));
                 turn.since(now)
             }
             Some(ahead) => ahead,
         }
+    }
+
+    /// The least time, in milliseconds, until all that wait have gone to work.
+    #[must_use]
+    pub fn row(&self, now: Millis, rules: &Rules) -> u64 {
+        self.time_for(self.load(), now, rules)
     }
 
     fn load(&self) -> Load {

@@ -523,6 +523,30 @@ fn paused_mailboxes_cannot_close_the_queue() {
     core.enter(Millis(0), &entry("healthy", 1), 0).expect("goes at once");
 }
 
+/// When a shard goes to another owner, all its mailboxes stand still until what was delivered to this one is settled.
+#[test]
+fn a_mailbox_of_a_shard_holds_no_more_than_a_minute_of_its_quota() {
+    let quota = Quota { amount: 100, every: 300_000 };
+    let mut core = Core::new(Rules { bytes: quota, requests: quota, ..RULES });
+    let large = Entry { queue: 7, ..entry("a", 10) };
+    // What its window has room for goes at once, and is no reason to send anybody away; a minute is two jobs.
+    let held = (0..40).filter(|n| core.enter(Millis(0), &large, *n).is_ok()).count();
+    assert_eq!(held, 12);
+    // The common queue has no owner to change.
+    core.enter(Millis(0), &Entry { queue: 0, ..large }, 0).expect("may wait");
+    // Another mailbox has its own minute.
+    core.enter(Millis(0), &Entry { queue: 7, ..entry("b", 10) }, 0).expect("may wait");
+    let paused = Word::Throttled {
+        scope: ThrottleScope::Mailbox,
+        limit: Limit::ServerBusy,
+        retry_after: Some(90_000),
+    };
+    core.hear(Millis(0), tenant("c"), "c", paused);
+    let held =
+        (0..40).filter(|n| core.enter(Millis(0), &Entry { queue: 7, ..entry("c", 1) }, *n).is_ok()).count();
+    assert_eq!(held, 2, "the next ones, as soon as the pause is over");
+}
+
 #[test]
 fn who_waits_for_another_attempt_holds_a_place_like_who_waits_in_the_row() {
     let (now, rules) = (Millis(0), Rules { hold: 64, ..RULES });
