@@ -2,6 +2,7 @@
 //! lost. Never deaf: an echo through the consuming channel proves that it still hears.
 
 use std::{
+    collections::VecDeque,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -28,7 +29,7 @@ use super::{
     echo::Echo,
     held,
     loss::{LossWatch, Lost},
-    shards::{COUNT_EVERY, consumer},
+    shards::{ROUND_EVERY, consumer},
     topology,
 };
 use crate::{
@@ -230,8 +231,8 @@ impl Broker {
                 _ = intent.changed() => return Ok(()),
                 lost = watch.lost() => return Err(lost.into()),
                 heard = echo.turn(&self.state.deaf) => { heard?; continue; }
-                _ = hearing.counts.tick(), if !hearing.alone => {
-                    watch.unless_lost(self.look_for_company(connection).err_into::<Lost>()).await?;
+                _ = hearing.rounds.tick(), if !hearing.shards.is_empty() => {
+                    watch.unless_lost(self.go_round(connection, &mut hearing.shards).err_into::<Lost>()).await?;
                     continue;
                 }
                 // The intake last: what is handed on must not keep away what can be done.
@@ -302,9 +303,9 @@ struct Hearing {
     queues: SelectAll<Tagged>,
     /// All of them, to be cancelled.
     consumers: Vec<Consumer>,
-    /// Whether it does not matter how many workers there are.
-    alone: bool,
-    counts: tokio::time::Interval,
+    /// The shards among them; those that were not stirred for the longest time first.
+    shards: VecDeque<Shard>,
+    rounds: tokio::time::Interval,
 }
 
 impl Hearing {
@@ -331,15 +332,18 @@ impl Hearing {
         let tagged = |(source, consumer): (Source, Consumer)| -> Tagged {
             Box::pin(consumer.map(Some).chain(once(ready(None))).map(move |item| (source, item)))
         };
-        let mut counts = interval(COUNT_EVERY);
-        counts.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // A fleet that was started at once should not stir the same ones at once.
+        let mut stirred: VecDeque<_> = shards.iter().copied().collect();
+        stirred.rotate_left(fastrand::usize(..=shards.len()));
+        let mut rounds = interval(ROUND_EVERY);
+        rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self {
             channel,
             jobs,
             queues: others.into_iter().map(tagged).collect(),
             consumers,
-            alone: shards.is_empty(),
-            counts,
+            shards: stirred,
+            rounds,
         })
     }
 

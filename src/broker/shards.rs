@@ -5,12 +5,18 @@
 //! 4 makes the highest the active one, so the broker itself deals out the shards. 3.x leaves all of them to whoever came first:
 //! there the fleet works in shared mode.
 
-use std::{collections::HashMap, sync::MutexGuard, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::MutexGuard,
+    time::Duration,
+};
 
 use futures_util::StreamExt as _;
 use lapin::{
     Channel, Connection, Consumer,
-    options::{BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions},
+    options::{
+        BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
+    },
     types::{AMQPValue, FieldTable},
 };
 use tokio::time::{Instant, timeout};
@@ -78,8 +84,12 @@ pub(super) struct Seen {
 
 /// A shard that delivered something within this time counts as active.
 const ACTIVE: Duration = Duration::from_mins(5);
-/// How often the workers are counted.
-pub(super) const COUNT_EVERY: Duration = Duration::from_secs(30);
+/// How often the workers are counted, and some shards stirred.
+pub(super) const ROUND_EVERY: Duration = Duration::from_secs(30);
+/// How many shards are stirred each time.
+const STIRRED: usize = 16;
+/// The priority of a consumer that is there to stir: below every worker's.
+const LAST: i64 = -1;
 /// How long the broker may take to choose a consumer, on a queue made for that.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A probe's queue that was left behind is gone after this, milliseconds.
@@ -139,11 +149,39 @@ impl Broker {
         }
     }
 
-    /// Counts the workers.
-    pub(super) async fn look_for_company(&self, connection: &Connection) -> Result<(), BrokerError> {
+    /// Counts the workers, and stirs the shards whose turn it is.
+    pub(super) async fn go_round(
+        &self,
+        connection: &Connection,
+        shards: &mut VecDeque<Shard>,
+    ) -> Result<(), BrokerError> {
+        self.look_for_company(connection).await?;
+        let some = shards.len().min(STIRRED);
+        shards.rotate_left(some);
+        self.stir(connection, shards.range(shards.len() - some..)).await
+    }
+
+    async fn look_for_company(&self, connection: &Connection) -> Result<(), BrokerError> {
         if topology::workers(connection, &self.settings.names).await? > 1 {
             self.seen().company = Some(Instant::now());
         }
+        Ok(())
+    }
+
+    /// Makes something happen in these shards: a consumer comes that stands last in the row, and goes. RabbitMQ 4.3 takes back what
+    /// a dead consumer holds after `consumer_timeout`, but sets the timer for that only when something else happens in the queue:
+    /// a shard to which nothing is published any more would stay with the dead (`docs/fleet.md`, "What RabbitMQ gets wrong").
+    async fn stir(
+        &self,
+        connection: &Connection,
+        shards: impl Iterator<Item = &Shard>,
+    ) -> Result<(), BrokerError> {
+        let channel = answered(connection.create_channel()).await?;
+        answered(channel.basic_qos(1, BasicQosOptions::default())).await?;
+        for shard in shards {
+            consumer(&channel, &self.settings.names.shard(*shard), LAST).await?;
+        }
+        topology::close(&channel).await;
         Ok(())
     }
 
