@@ -67,7 +67,7 @@ const MEAN: u64 = 10_000;
 const BLOBS: u64 = 50;
 /// What each mailbox should use of its quota, per cent.
 const WANTED: f64 = 98.0;
-/// How long what changes in the fleet is watched.
+/// How long what changes in the fleet is watched at least. A mailbox that has spent its window stands still for a part of one.
 const WATCH: Duration = Duration::from_secs(25);
 
 /// When which worker told of which mailbox.
@@ -253,10 +253,11 @@ async fn changes(
     workers: &mut Vec<Worker>,
     told: &Told,
 ) -> Result<()> {
+    let watch = WATCH.max(Duration::from_secs(cli.window));
     let joined = Instant::now();
     let name = format!("restore-worker-{mode}-{}", cli.workers);
     workers.push(worker(cli, mode, stack, binary, cli.workers).await?);
-    sleep(WATCH).await;
+    sleep(watch).await;
     let newcomer = workers.last_mut().context("the one that joined")?;
     println!(
         "  a worker joins        its first event after {}, {:.0} of {} mailboxes moved (ideal {:.1}), {:.0} shards active there",
@@ -269,18 +270,17 @@ async fn changes(
     for (what, kill) in [("a worker leaves", false), ("a worker is killed", true)] {
         let mut gone = workers.remove(0);
         let name = format!("restore-worker-{mode}-{}", usize::from(kill));
-        let asked = Instant::now();
-        sleep(WATCH / 4).await;
-        let orphans = owned(told, &name, asked);
         let since = Instant::now();
+        let orphans = owned(told, &name, since - watch);
         if kill {
             gone.kill().await?;
         } else {
             gone.terminate().await?;
         }
-        sleep(WATCH).await;
+        let ended = since.elapsed().as_secs_f64();
+        sleep(watch).await;
         println!(
-            "  {what:<21} {} mailboxes of its own; {}",
+            "  {what:<21} within {ended:.1} s; {} mailboxes of its own; {}",
             orphans.len(),
             again(told, since, &name, &orphans)
         );
@@ -288,10 +288,12 @@ async fn changes(
     Ok(())
 }
 
-/// The mailboxes of which a worker has told since.
+/// The mailboxes of which a worker has told since, and nobody else after it.
 fn owned(told: &Told, worker: &str, since: Instant) -> BTreeSet<String> {
     let told = told.lock().unwrap_or_else(PoisonError::into_inner);
-    told.iter().filter(|line| line.0 >= since && line.1 == worker).map(|line| line.2.clone()).collect()
+    let last: BTreeMap<_, _> =
+        told.iter().filter(|line| line.0 >= since).map(|line| (&line.2, &line.1)).collect();
+    last.into_iter().filter(|(_, last)| *last == worker).map(|(mailbox, _)| mailbox.clone()).collect()
 }
 
 fn first_of(told: &Told, since: Instant, which: impl Fn(&(Instant, String, String)) -> bool) -> String {
