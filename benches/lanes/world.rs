@@ -75,9 +75,9 @@ pub(crate) struct World {
     pub(crate) jobs: Vec<Job>,
     pub(crate) mailboxes: Vec<Mailbox>,
     names: Vec<String>,
-    rules: Rules,
-    /// As the lanes know it, and its prefetch.
-    source: (u16, u64),
+    /// The queue's number, as the lanes know it.
+    source: u16,
+    prefetch: u64,
     workers: Vec<Worker>,
     queue: VecDeque<usize>,
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
@@ -100,8 +100,8 @@ impl World {
             jobs: Vec::new(),
             mailboxes: (0..mailboxes).map(|_| Mailbox::default()).collect(),
             names: (0..mailboxes).map(|n| format!("MBX:{n}")).collect(),
-            rules,
-            source: (0, rules.hold),
+            source: 0,
+            prefetch: rules.hold,
             workers: (0..workers).map(|_| worker()).collect(),
             queue: VecDeque::new(),
             events: BinaryHeap::new(),
@@ -116,7 +116,7 @@ impl World {
 
     /// The same with a shard's queue.
     pub(crate) fn of_a_shard(mailboxes: usize, rules: Rules) -> Self {
-        Self { source: (1, rules.hold_per_shard), ..Self::new(mailboxes, 1, rules) }
+        Self { source: 1, prefetch: rules.hold_per_shard, ..Self::new(mailboxes, 1, rules) }
     }
 
     pub(crate) fn publish(&mut self, mailbox: usize, bytes: u64) {
@@ -191,7 +191,7 @@ impl World {
     fn offer(&mut self) {
         for worker in 0..self.workers.len() {
             let Worker { unsettled, delivering, gone, .. } = self.workers[worker];
-            if !delivering && !gone && !self.queue.is_empty() && unsettled < self.source.1 {
+            if !delivering && !gone && !self.queue.is_empty() && unsettled < self.prefetch {
                 self.workers[worker].delivering = true;
                 self.at(self.now + 1, Event::Deliver(worker));
             }
@@ -201,7 +201,7 @@ impl World {
     fn deliver(&mut self, worker: usize) {
         self.workers[worker].delivering = false;
         for _ in 0..DELIVERIES {
-            if self.workers[worker].unsettled >= self.source.1 || self.workers[worker].gone {
+            if self.workers[worker].unsettled >= self.prefetch || self.workers[worker].gone {
                 break;
             }
             let Some(job) = self.queue.pop_front() else { break };
@@ -216,7 +216,7 @@ impl World {
         let entry = Entry {
             request_bytes: bytes,
             turn,
-            queue: self.source.0,
+            queue: self.source,
             ..Entry::about("contoso.com", &self.names[mailbox])
         };
         let Worker { core, unsettled, .. } = &mut self.workers[worker];

@@ -271,7 +271,7 @@ async fn changes(
         let mut gone = workers.remove(0);
         let name = format!("restore-worker-{mode}-{}", usize::from(kill));
         let since = Instant::now();
-        let orphans = owned(told, &name, since - watch);
+        let orphans = owned(told, &name, joined);
         if kill {
             gone.kill().await?;
         } else {
