@@ -220,18 +220,19 @@ async fn shards_that_lie_with_the_dead_are_taken_back() -> Result<()> {
     let published = 2 * of_shards.len();
     all_once(&stack, &mut emitter, mailboxes, published).await.with_context(|| worker.output())?;
     // All is told, so nobody publishes to it or settles any more.
-    let before = raft_index(&node, "with-the-dead_restore.shards.16.0").await?;
+    let before = commit_index(&node, "with-the-dead", "restore.shards.16.0").await?;
     until("a shard is stirred", Duration::from_secs(60), async || {
-        let now = raft_index(&node, "with-the-dead_restore.shards.16.0").await?;
+        let now = commit_index(&node, "with-the-dead", "restore.shards.16.0").await?;
         Ok((now > before).then_some(()))
     })
     .await
 }
 
-/// The last entry of a quorum queue's log that was applied: grows whenever something happens in the queue.
-async fn raft_index(node: &RabbitMq, name: &str) -> Result<u64> {
-    let asked =
-        format!("{{ok, All, _}} = ra:member_overview({{'{name}', node()}}), maps:get(last_applied, All).");
+/// Grows whenever something happens in a quorum queue.
+async fn commit_index(node: &RabbitMq, vhost: &str, queue: &str) -> Result<u64> {
+    let asked = format!(
+        r#"[S] = rabbit_quorum_queue:status(<<"{vhost}">>, <<"{queue}">>), proplists:get_value(<<"Commit Index">>, S)."#
+    );
     let printed = node.rabbitmqctl(&["eval", &asked]).await?;
     printed.trim().parse().with_context(|| printed.clone())
 }
