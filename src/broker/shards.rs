@@ -168,9 +168,10 @@ impl Broker {
         Ok(())
     }
 
-    /// Makes something happen in these shards: a consumer comes that stands last in the row, and goes. RabbitMQ 4.3 takes back what
-    /// a dead consumer holds after `consumer_timeout`, but sets the timer for that only when something else happens in the queue:
-    /// a shard to which nothing is published any more would stay with the dead (`docs/fleet.md`, "What RabbitMQ gets wrong").
+    /// Makes something happen in these shards: a consumer comes that stands last in the row, behind this worker's own, and goes.
+    /// RabbitMQ 4.3 takes back what a dead consumer holds after `consumer_timeout`, but it may lose the timer for that, and sets it
+    /// anew only when something else happens in the queue: a shard to which nothing is published any more would stay with the dead
+    /// (`docs/fleet.md`, "What RabbitMQ gets wrong").
     async fn stir(
         &self,
         connection: &Connection,
