@@ -25,8 +25,7 @@ use std::{
     time::Duration,
 };
 
-use lapin::Connection;
-
+use self::connection::Connection;
 pub use self::{
     connection::{Address, Auth, parse_uri},
     consumer::{Envelope, Intent, Settled, Settlement, Source},
@@ -177,7 +176,7 @@ struct State {
     consuming: AtomicBool,
     deaf: AtomicBool,
     /// Kept until [`Broker::close`], since acks go over it while the worker drains.
-    connection: Mutex<Option<Arc<Connection>>>,
+    connection: Mutex<Option<Connection>>,
     /// Channels whose consumers were cancelled: dropping one closes it and gives back what is still being worked on.
     cancelled: Mutex<Vec<lapin::Channel>>,
     fleet: Mutex<shards::Seen>,
@@ -276,10 +275,8 @@ impl Broker {
     /// Closes both connections: after everything has been settled and told.
     pub async fn close(&self) {
         let connection = held(&self.state.connection).take();
-        if let Some(connection) = connection
-            && let Err(error) = answered(connection.close(200, message::short("done"))).await
-        {
-            tracing::debug!(%error, "the consuming connection was gone already");
+        if let Some(connection) = connection {
+            connection.close().await;
         }
         self.publisher.close().await;
     }

@@ -1,15 +1,25 @@
-//! Opens a connection: address, credentials, TLS, heartbeat.
+//! Opens a connection (address, credentials, TLS, heartbeat), and notices that it is lost while something on it is waited for.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use futures_util::{
+    FutureExt as _, StreamExt as _,
+    future::{BoxFuture, Shared},
+};
 use lapin::{
-    Connection, ConnectionProperties,
+    Channel, ConnectionProperties,
     tcp::AsyncTcpStream,
     uri::{AMQPScheme, AMQPUri, SASLMechanism},
 };
 use secrecy::ExposeSecret as _;
+use tracing::debug;
 
-use super::{BrokerError, tls::Tls};
+use super::{
+    BrokerError, answered,
+    loss::{self, ConnectionLost},
+    message::short,
+    tls::Tls,
+};
 use crate::secret::Secret;
 
 /// How the worker signs in.
@@ -50,7 +60,7 @@ impl Address {
     ///
     /// # Errors
     /// [`BrokerError::Refused`] when the broker refuses the credentials or the vhost, else [`BrokerError::Unavailable`].
-    pub async fn connect(&self, name: &str) -> Result<Connection, BrokerError> {
+    pub(super) async fn connect(&self, name: &str) -> Result<Connection, BrokerError> {
         let uri = self.resolve().await?;
         let properties = ConnectionProperties::default().with_connection_name(name.into());
         let tls = self.tls.clone();
@@ -61,7 +71,7 @@ impl Address {
             .map_err(|(key, why)| BrokerError::Refused(format!("{key}: {why}")))?;
         let server_name = self.tls.server_name.clone();
         let runtime = lapin::runtime::default_runtime()?;
-        let connecting = Connection::connector(
+        let connecting = lapin::Connection::connector(
             uri,
             runtime,
             async move |uri, runtime| {
@@ -79,7 +89,7 @@ impl Address {
             properties,
         );
         match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
-            Ok(connected) => Ok(connected?),
+            Ok(connected) => Ok(Connection::of(connected?)),
             Err(_) => {
                 Err(BrokerError::Unavailable(format!("no connection within {} s", CONNECT_TIMEOUT.as_secs())))
             }
@@ -132,4 +142,70 @@ impl Address {
 /// A sentence.
 pub fn parse_uri(text: &str) -> Result<AMQPUri, String> {
     text.parse::<AMQPUri>().map_err(|_| "must be an AMQP URI such as amqps://host:5671/vhost".to_owned())
+}
+
+/// A connection, and the news of its loss. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Connection {
+    inner: Arc<lapin::Connection>,
+    /// One for all who wait: lapin tells each event to one listener only.
+    lost: Shared<BoxFuture<'static, ConnectionLost>>,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
+impl Connection {
+    fn of(inner: lapin::Connection) -> Self {
+        let lost = loss::lost(inner.events_listener().boxed()).boxed().shared();
+        Self { inner: Arc::new(inner), lost }
+    }
+
+    /// A new channel.
+    ///
+    /// # Errors
+    /// When there is none, or the connection is lost before it is open.
+    pub(super) async fn channel(&self) -> lapin::Result<Channel> {
+        self.unless_lost(answered(self.inner.create_channel())).await
+    }
+
+    /// Resolves when the connection is lost. May be dropped before: nothing is missed by that.
+    pub(super) async fn lost(&self) -> ConnectionLost {
+        self.lost.clone().await
+    }
+
+    /// The answer, unless the connection is lost before it comes: lapin (4.12) never answers a request that comes just when its
+    /// connection ends.
+    ///
+    /// # Errors
+    /// The work's own, or the loss.
+    pub(super) async fn unless_lost<T, E: From<ConnectionLost>>(
+        &self,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        tokio::select! {
+            biased;
+            done = work => done,
+            lost = self.lost() => Err(lost.into()),
+        }
+    }
+
+    pub(super) fn stands(&self) -> bool {
+        self.inner.status().connected()
+    }
+
+    /// Whether the broker takes nothing on it for now: nothing is written, the opening of a channel and acks included.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.inner.status().blocked()
+    }
+
+    /// Closes it.
+    pub(super) async fn close(&self) {
+        if let Err(error) = answered(self.inner.close(200, short("done"))).await {
+            debug!(%error, "a connection was gone already");
+        }
+    }
 }

@@ -14,7 +14,7 @@ use futures_util::{
     stream::{self, SelectAll, once},
 };
 use lapin::{
-    Acker, Channel, Connection, Consumer,
+    Acker, Channel, Consumer,
     message::Delivery,
     options::{BasicAckOptions, BasicCancelOptions, BasicNackOptions, BasicQosOptions},
 };
@@ -26,9 +26,10 @@ use tracing::{info, warn};
 
 use super::{
     Broker, Message, answered,
+    connection::Connection,
     echo::Echo,
     held,
-    loss::{LossWatch, Lost},
+    loss::Lost,
     shards::{ROUND_EVERY, consumer},
     topology,
 };
@@ -169,20 +170,17 @@ impl Broker {
         deliveries: &mpsc::Sender<Envelope>,
         failures: &mut u32,
     ) -> Result<(), Lost> {
-        let connection =
-            Arc::new(self.settings.address.connect(&self.settings.connection_name("consume")).await?);
-        let mut watch = LossWatch::of(&connection);
-        let (mut echo, shards) = watch.unless_lost(self.prepare(&connection)).await?;
+        let connection = self.settings.address.connect(&self.settings.connection_name("consume")).await?;
+        let (mut echo, shards) = connection.unless_lost(self.prepare(&connection)).await?;
         self.metrics.broker_connected.set(1);
         loop {
             if *intent.borrow_and_update() == Intent::Run {
                 let beginning = Hearing::begin(self, &connection, &shards);
-                let mut hearing = watch.unless_lost(beginning).await?;
+                let mut hearing = connection.unless_lost(beginning).await?;
                 self.state.consuming.store(true, Ordering::Relaxed);
                 *failures = 0;
                 info!(queue = self.settings.names.jobs(), shards = shards.len(), "consuming");
-                let heard =
-                    self.hear(&connection, &mut hearing, intent, deliveries, &mut watch, &mut echo).await;
+                let heard = self.hear(&connection, &mut hearing, intent, deliveries, &mut echo).await;
                 self.state.consuming.store(false, Ordering::Relaxed);
                 heard?;
                 hearing.end(self).await;
@@ -193,14 +191,14 @@ impl Broker {
                 Intent::Pause => {}
             }
             tokio::select! {
-                lost = watch.lost() => return Err(lost.into()),
+                lost = connection.lost() => return Err(lost.into()),
                 _ = intent.changed() => {}
             }
         }
     }
 
     /// Makes sure of everything that consuming needs.
-    async fn prepare(&self, connection: &Arc<Connection>) -> Result<(Echo, Vec<Shard>), Lost> {
+    async fn prepare(&self, connection: &Connection) -> Result<(Echo, Vec<Shard>), Lost> {
         let settings = &self.settings;
         topology::ensure(connection, &settings.names, &settings.tiers, settings.declare).await?;
         self.publisher.connection().await?;
@@ -210,8 +208,8 @@ impl Broker {
     }
 
     /// Keeps the connection for acks, and lets the one before go.
-    fn keep(&self, connection: &Arc<Connection>) {
-        *held(&self.state.connection) = Some(Arc::clone(connection));
+    fn keep(&self, connection: &Connection) {
+        *held(&self.state.connection) = Some(connection.clone());
         held(&self.state.cancelled).clear();
     }
 
@@ -222,17 +220,17 @@ impl Broker {
         hearing: &mut Hearing,
         intent: &mut watch::Receiver<Intent>,
         deliveries: &mpsc::Sender<Envelope>,
-        watch: &mut LossWatch,
         echo: &mut Echo,
     ) -> Result<(), Lost> {
         loop {
             let (source, delivery) = tokio::select! {
                 biased;
                 _ = intent.changed() => return Ok(()),
-                lost = watch.lost() => return Err(lost.into()),
+                lost = connection.lost() => return Err(lost.into()),
                 heard = echo.turn(&self.state.deaf) => { heard?; continue; }
                 _ = hearing.rounds.tick(), if !hearing.shards.is_empty() => {
-                    watch.unless_lost(self.go_round(connection, &mut hearing.shards).err_into::<Lost>()).await?;
+                    let round = self.go_round(connection, &mut hearing.shards).err_into::<Lost>();
+                    connection.unless_lost(round).await?;
                     continue;
                 }
                 // The intake last: what is handed on must not keep away what can be done.
@@ -249,7 +247,7 @@ impl Broker {
                     biased;
                     permit = deliveries.reserve() => break permit.ok(),
                     _ = intent.changed() => break None,
-                    lost = watch.lost() => return Err(lost.into()),
+                    lost = connection.lost() => return Err(lost.into()),
                     heard = echo.turn(&self.state.deaf) => heard?,
                 }
             };
@@ -311,7 +309,7 @@ struct Hearing {
 impl Hearing {
     /// Prefetch counts for each consumer that begins after it was set.
     async fn begin(broker: &Broker, connection: &Connection, shards: &[Shard]) -> Result<Self, Lost> {
-        let channel = answered(connection.create_channel()).await?;
+        let channel = connection.channel().await?;
         let (names, fleet) = (&broker.settings.names, broker.settings.fleet);
         answered(channel.basic_qos(GIVEN_UP_PREFETCH, BasicQosOptions::default())).await?;
         let mut others = vec![(Source::GivenUp, consumer(&channel, &names.given_up(), 0).await?)];

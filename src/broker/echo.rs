@@ -4,7 +4,7 @@ use std::{pin::Pin, sync::atomic::Ordering, time::Duration};
 
 use futures_util::StreamExt as _;
 use lapin::{
-    Channel, Connection, Consumer,
+    Channel, Consumer,
     options::{BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions},
     types::FieldTable,
 };
@@ -12,6 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::{
     PublishError, Publisher, Settings, answered,
+    connection::Connection,
     loss::Lost,
     message::{cut, short},
 };
@@ -43,7 +44,7 @@ impl Echo {
         settings: &Settings,
         publisher: Publisher,
     ) -> Result<Self, Lost> {
-        let channel = answered(connection.create_channel()).await?;
+        let channel = connection.channel().await?;
         let queue = settings.names.echo(&uuid::Uuid::new_v4().to_string());
         let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
         answered(channel.queue_declare(cut(&queue), options, FieldTable::default())).await?;

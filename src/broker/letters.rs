@@ -88,7 +88,7 @@ impl Broker {
     /// # Errors
     /// [`BrokerError`].
     pub async fn letters(&self) -> Result<Letters, BrokerError> {
-        let channel = answered(self.publisher().connection().await?.create_channel()).await?;
+        let channel = self.publisher().connection().await?.channel().await?;
         let queue = self.names().dead_letters();
         let passive = QueueDeclareOptions { passive: true, durable: true, ..Default::default() };
         let declared = answered(channel.queue_declare(cut(queue), passive, FieldTable::default()))

@@ -1,8 +1,9 @@
-//! Notices that a connection is lost, while something else is waited for (lapin (4.12) never answers a request that comes just when
-//! its connection ends), and says why consuming ended.
+//! That a connection is lost, and why consuming ended.
 
-use futures_util::{StreamExt as _, stream::BoxStream};
-use lapin::{Connection, Event};
+use std::io;
+
+use futures_util::{Stream, StreamExt as _};
+use lapin::Event;
 use tracing::{info, warn};
 
 use super::{BrokerError, amqp_code};
@@ -15,6 +16,13 @@ pub(super) struct ConnectionLost(pub String);
 impl From<ConnectionLost> for BrokerError {
     fn from(lost: ConnectionLost) -> Self {
         Self::Unavailable(lost.0)
+    }
+}
+
+/// What lapin itself answers, when it does.
+impl From<ConnectionLost> for lapin::Error {
+    fn from(lost: ConnectionLost) -> Self {
+        io::Error::new(io::ErrorKind::ConnectionReset, lost).into()
     }
 }
 
@@ -78,47 +86,17 @@ impl From<lapin::Error> for Lost {
     }
 }
 
-/// Hears what a connection says of itself. One a connection: each of its events is told to one listener only.
-pub(super) struct LossWatch(BoxStream<'static, Event>);
-
-impl std::fmt::Debug for LossWatch {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("LossWatch(…)")
-    }
-}
-
-impl LossWatch {
-    pub(super) fn of(connection: &Connection) -> Self {
-        Self(connection.events_listener().boxed())
-    }
-
-    /// Resolves when the connection is lost. May be dropped before: nothing is missed by that.
-    pub(super) async fn lost(&mut self) -> ConnectionLost {
-        loop {
-            match self.0.next().await {
-                None => return ConnectionLost("its events ended".into()),
-                // A channel's own trouble shows at its consumer.
-                Some(Event::Error(error)) if amqp_code(&error).is_some() => {}
-                Some(Event::Error(error)) => return ConnectionLost(error.to_string()),
-                Some(Event::ConnectionBlocked(why)) => warn!(why, "the broker blocks this connection"),
-                Some(Event::ConnectionUnblocked) => info!("the broker no longer blocks this connection"),
-                Some(_) => {}
-            }
-        }
-    }
-
-    /// The answer, unless the connection is lost before it comes.
-    ///
-    /// # Errors
-    /// The work's own, or the loss.
-    pub(super) async fn unless_lost<T, E: From<ConnectionLost>>(
-        &mut self,
-        work: impl Future<Output = Result<T, E>>,
-    ) -> Result<T, E> {
-        tokio::select! {
-            biased;
-            done = work => done,
-            lost = self.lost() => Err(lost.into()),
+/// Hears what a connection says of itself, until it says that it is lost.
+pub(super) async fn lost(mut events: impl Stream<Item = Event> + Unpin) -> ConnectionLost {
+    loop {
+        match events.next().await {
+            None => return ConnectionLost("its events ended".into()),
+            // A channel's own trouble shows at its consumer, or in its answers.
+            Some(Event::Error(error)) if error.is_amqp_soft_error() => {}
+            Some(Event::Error(error)) => return ConnectionLost(error.to_string()),
+            Some(Event::ConnectionBlocked(why)) => warn!(why, "the broker blocks this connection"),
+            Some(Event::ConnectionUnblocked) => info!("the broker no longer blocks this connection"),
+            Some(_) => {}
         }
     }
 }

@@ -13,14 +13,16 @@ use futures_util::{
     future::{BoxFuture, Shared},
 };
 use lapin::{
-    BasicProperties, Channel, Confirmation, Connection,
+    BasicProperties, Channel, Confirmation,
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
 use tokio::sync::Semaphore;
 use tracing::{debug, info};
 
 use super::{
-    BrokerError, Settings, amqp_code, answered, held,
+    BrokerError, Settings, amqp_code, answered,
+    connection::Connection,
+    held,
     message::{Message, PERSISTENT, cut, put_text, short},
 };
 use crate::{
@@ -126,7 +128,7 @@ pub struct Submission<'a> {
 }
 
 /// A connection on its way: whoever waits for it drives it, so that nobody waits for one who is not polled.
-type Connecting = Shared<BoxFuture<'static, Result<Arc<Connection>, BrokerError>>>;
+type Connecting = Shared<BoxFuture<'static, Result<Connection, BrokerError>>>;
 
 /// The publishing connection and its channels. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -137,7 +139,7 @@ struct Inner {
     settings: Arc<Settings>,
     metrics: Arc<Metrics>,
     permits: Semaphore,
-    connection: Mutex<Option<Arc<Connection>>>,
+    connection: Mutex<Option<Connection>>,
     connecting: Mutex<Option<Connecting>>,
     idle: Mutex<Vec<Channel>>,
 }
@@ -278,10 +280,8 @@ impl Publisher {
     /// Closes the connection; what was confirmed is safe.
     pub async fn close(&self) {
         let connection = held(&self.0.connection).take();
-        if let Some(connection) = connection
-            && let Err(error) = answered(connection.close(200, short("done"))).await
-        {
-            debug!(%error, "the publishing connection was gone already");
+        if let Some(connection) = connection {
+            connection.close().await;
         }
     }
 
@@ -309,14 +309,14 @@ impl Publisher {
         let unconfirmed = |error: &dyn std::fmt::Display| PublishError::Unconfirmed(error.to_string());
         let _permit = self.0.permits.acquire().await.map_err(|e| unconfirmed(&e))?;
         let patience = self.0.settings.confirm_timeout;
-        let channel = match tokio::time::timeout(patience, self.channel()).await {
-            Ok(channel) => channel.map_err(|e| unconfirmed(&e))?,
+        let (connection, channel) = match tokio::time::timeout(patience, self.channel()).await {
+            Ok(opened) => opened.map_err(|e| unconfirmed(&e))?,
             Err(_) => return Err(unconfirmed(&format!("no channel within {} s", patience.as_secs()))),
         };
         let options = BasicPublishOptions { mandatory: true, ..Default::default() };
         let confirmed =
             async { channel.basic_publish(cut(exchange), cut(key), options, body, properties).await?.await };
-        match tokio::time::timeout(patience, confirmed).await {
+        match tokio::time::timeout(patience, connection.unless_lost(confirmed)).await {
             Ok(Ok(Confirmation::Ack(None))) => {
                 self.give_back(channel);
                 Ok(())
@@ -340,20 +340,20 @@ impl Publisher {
         }
     }
 
-    async fn channel(&self) -> Result<Channel, BrokerError> {
+    async fn channel(&self) -> Result<(Connection, Channel), BrokerError> {
         let connection = self.connection().await?;
-        if connection.status().blocked() {
-            // Nothing is written on it, the opening of a channel included.
+        if connection.is_blocked() {
             return Err(BrokerError::Unavailable("the publishing connection is blocked".into()));
         }
         while let Some(channel) = held(&self.0.idle).pop() {
             if channel.status().connected() {
-                return Ok(channel);
+                return Ok((connection, channel));
             }
         }
-        let channel = connection.create_channel().await?;
-        channel.confirm_select(ConfirmSelectOptions::default()).await?;
-        Ok(channel)
+        let channel = connection.channel().await?;
+        let confirms = channel.confirm_select(ConfirmSelectOptions::default());
+        connection.unless_lost(answered(confirms)).await?;
+        Ok((connection, channel))
     }
 
     fn give_back(&self, channel: Channel) {
@@ -361,7 +361,7 @@ impl Publisher {
     }
 
     /// The connection, made anew if it is lost: once for all who ask.
-    pub(super) async fn connection(&self) -> Result<Arc<Connection>, BrokerError> {
+    pub(super) async fn connection(&self) -> Result<Connection, BrokerError> {
         if let Some(connection) = self.standing() {
             return Ok(connection);
         }
@@ -374,11 +374,11 @@ impl Publisher {
         connecting.await
     }
 
-    fn standing(&self) -> Option<Arc<Connection>> {
-        held(&self.0.connection).as_ref().filter(|c| c.status().connected()).cloned()
+    fn standing(&self) -> Option<Connection> {
+        held(&self.0.connection).as_ref().filter(|c| c.stands()).cloned()
     }
 
-    async fn connect(&self) -> Result<Arc<Connection>, BrokerError> {
+    async fn connect(&self) -> Result<Connection, BrokerError> {
         // Another may have been made between the caller's look and this.
         let connected = match self.standing() {
             Some(connection) => Ok(connection),
@@ -388,10 +388,10 @@ impl Publisher {
         connected
     }
 
-    async fn connect_anew(&self) -> Result<Arc<Connection>, BrokerError> {
+    async fn connect_anew(&self) -> Result<Connection, BrokerError> {
         let name = self.0.settings.connection_name("publish");
-        let connection = Arc::new(self.0.settings.address.connect(&name).await?);
-        if held(&self.0.connection).replace(Arc::clone(&connection)).is_some() {
+        let connection = self.0.settings.address.connect(&name).await?;
+        if held(&self.0.connection).replace(connection.clone()).is_some() {
             self.0.metrics.broker_reconnects.with_label_values(&[CONNECTION_LOST]).inc();
             info!("the publishing connection stands again");
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream::ReadyChunks};
 use lapin::{
-    Channel, Connection, Consumer,
+    Channel, Consumer,
     options::{
         BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions, QueueDeleteOptions,
     },
@@ -16,7 +16,7 @@ use lapin::{
 
 use super::{
     Broker, BrokerError, answered,
-    loss::LossWatch,
+    connection::Connection,
     message::{cut, short},
 };
 
@@ -43,7 +43,7 @@ pub struct Replies {
     queue: String,
     consumer: ReadyChunks<Consumer>,
     /// A consumer that was registered while its connection ended does not hear of it.
-    watch: LossWatch,
+    connection: Connection,
     /// The last delivery that was handed out and not acked.
     last: Option<u64>,
 }
@@ -55,13 +55,12 @@ impl Broker {
     /// [`BrokerError`].
     pub async fn replies(&self, queue: &str) -> Result<Replies, BrokerError> {
         let connection = self.publisher().connection().await?;
-        let mut watch = LossWatch::of(&connection);
-        let (channel, consumer) = watch.unless_lost(begin(&connection, queue)).await?;
+        let (channel, consumer) = connection.unless_lost(begin(&connection, queue)).await?;
         Ok(Replies {
             channel,
             queue: queue.to_owned(),
             consumer: consumer.ready_chunks(CHUNK),
-            watch,
+            connection,
             last: None,
         })
     }
@@ -69,7 +68,7 @@ impl Broker {
 
 async fn begin(connection: &Connection, queue: &str) -> Result<(Channel, Consumer), BrokerError> {
     let told = |error| BrokerError::queue(queue, error);
-    let channel = answered(connection.create_channel()).await?;
+    let channel = connection.channel().await?;
     let mut arguments = FieldTable::default();
     arguments.insert(short("x-queue-type"), AMQPValue::LongString("quorum".into()));
     let expires = i64::try_from(FORGOTTEN.as_millis()).unwrap_or(i64::MAX);
@@ -90,8 +89,9 @@ impl Replies {
     /// When the connection is lost: what was not acked comes again on the next one.
     pub async fn next(&mut self) -> Result<Vec<Reply>, BrokerError> {
         let ended = || BrokerError::Unavailable("the reply queue's consumer ended".into());
-        let (consumer, watch) = (&mut self.consumer, &mut self.watch);
-        let deliveries = watch.unless_lost(async { consumer.next().await.ok_or_else(ended) }).await?;
+        let consumer = &mut self.consumer;
+        let deliveries =
+            self.connection.unless_lost(async { consumer.next().await.ok_or_else(ended) }).await?;
         let mut replies = Vec::with_capacity(deliveries.len());
         for delivery in deliveries {
             let delivery = delivery?;

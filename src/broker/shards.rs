@@ -13,7 +13,7 @@ use std::{
 
 use futures_util::StreamExt as _;
 use lapin::{
-    Channel, Connection, Consumer,
+    Channel, Consumer,
     options::{
         BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
     },
@@ -23,7 +23,9 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
 
 use super::{
-    Broker, BrokerError, Source, answered, held,
+    Broker, BrokerError, Source, answered,
+    connection::Connection,
+    held,
     message::{cut, short},
     topology,
 };
@@ -177,7 +179,7 @@ impl Broker {
         connection: &Connection,
         shards: impl Iterator<Item = &Shard>,
     ) -> Result<(), BrokerError> {
-        let channel = answered(connection.create_channel()).await?;
+        let channel = connection.channel().await?;
         answered(channel.basic_qos(1, BasicQosOptions::default())).await?;
         for shard in shards {
             consumer(&channel, &self.settings.names.shard(*shard), LAST).await?;
@@ -229,12 +231,12 @@ impl Broker {
 
     /// Whether this broker prefers the consumer of higher priority: tried, since no version number says so.
     async fn probe(&self, connection: &Connection) -> Result<Mode, BrokerError> {
-        let channel = answered(connection.create_channel()).await?;
+        let channel = connection.channel().await?;
         let queue = self.settings.names.probe(&uuid::Uuid::new_v4().to_string());
         let probed = self.probe_on(&channel, &queue).await;
         // First the channel with its consumers: 3.10 fails over the cancel of a consumer whose queue is gone.
         topology::close(&channel).await;
-        if let Ok(channel) = answered(connection.create_channel()).await {
+        if let Ok(channel) = connection.channel().await {
             if answered(channel.queue_delete(cut(&queue), QueueDeleteOptions::default())).await.is_err() {
                 debug!(queue, "the probe's queue is left to expire");
             }
@@ -242,7 +244,7 @@ impl Broker {
         }
         match probed {
             Ok(mode) => Ok(mode),
-            Err(error) if connection.status().connected() => {
+            Err(error) if connection.stands() => {
                 warn!(%error, "fleet.mode: auto could not be tried; name sharded or shared");
                 Ok(Mode::Shared)
             }

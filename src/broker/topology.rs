@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use lapin::{
-    Channel, Connection, ExchangeKind,
+    Channel, ExchangeKind,
     options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable},
 };
@@ -13,6 +13,7 @@ use tracing::warn;
 
 use super::{
     BrokerError, MISSING, amqp_code, answered,
+    connection::Connection,
     message::{cut, short},
 };
 use crate::{
@@ -170,7 +171,7 @@ fn plain(arguments: &FieldTable) -> Value {
 ///
 /// # Errors
 /// When something is missing and must not be or cannot be declared.
-pub async fn ensure(
+pub(super) async fn ensure(
     connection: &Connection,
     names: &Names,
     tiers: &[Tier],
@@ -232,7 +233,7 @@ pub(super) async fn existing_shards(
 /// # Errors
 /// When the broker cannot be asked.
 pub(super) async fn workers(connection: &Connection, names: &Names) -> Result<u32, BrokerError> {
-    let channel = answered(connection.create_channel()).await?;
+    let channel = connection.channel().await?;
     let options = QueueDeclareOptions { passive: true, durable: true, ..Default::default() };
     let declared = answered(channel.queue_declare(cut(names.jobs()), options, FieldTable::default())).await;
     close(&channel).await;
@@ -253,7 +254,7 @@ pub struct Checked {
 ///
 /// # Errors
 /// When something is missing or has other arguments; when we have to declare and may not.
-pub async fn check(
+pub(super) async fn check(
     connection: &Connection,
     names: &Names,
     tiers: &[Tier],
@@ -285,11 +286,11 @@ async fn ensure_exchange(connection: &Connection, name: &str, declare: Declare) 
         let arguments = FieldTable::default();
         answered(channel.exchange_declare(cut(name), ExchangeKind::Direct, options, arguments)).await
     };
-    match declared(answered(connection.create_channel()).await?, passive).await {
+    match declared(connection.channel().await?, passive).await {
         Ok(()) => Ok(()),
         Err(error) if declare == Declare::Missing && is_missing(&error) => {
             let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
-            Ok(declared(answered(connection.create_channel()).await?, durable).await?)
+            Ok(declared(connection.channel().await?, durable).await?)
         }
         Err(error) => Err(BrokerError::topology("exchange", name, error)),
     }
@@ -315,7 +316,7 @@ async fn ensure_queue(connection: &Connection, queue: &Queue, declare: Declare) 
         }
         warn!(queue = queue.name, error = %error, "the queue has other arguments than this worker would give it; it is used as it is");
     }
-    let channel = answered(connection.create_channel()).await?;
+    let channel = connection.channel().await?;
     let (name, exchange, key) = (cut(&queue.name), cut(&queue.exchange), cut(&queue.key));
     let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
     answered(channel.queue_bind(name, exchange, key, options, arguments)).await?;
@@ -324,7 +325,7 @@ async fn ensure_queue(connection: &Connection, queue: &Queue, declare: Declare) 
 }
 
 async fn declare_queue(connection: &Connection, queue: &Queue, passive: bool) -> lapin::Result<lapin::Queue> {
-    let channel = answered(connection.create_channel()).await?;
+    let channel = connection.channel().await?;
     let options = QueueDeclareOptions { passive, durable: true, ..Default::default() };
     let declared = answered(channel.queue_declare(cut(&queue.name), options, queue.arguments.clone())).await;
     close(&channel).await;

@@ -26,6 +26,7 @@ mod ledger;
 mod network;
 mod outside;
 mod pages;
+mod publisher;
 mod readme;
 mod restore;
 mod runbook;

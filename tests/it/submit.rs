@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::support::{binary, broker, command, command_with, jsonl, stack};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(35);
 
 /// Jobs for items of which every tenth is not in storage.
 fn jobs(stack: &Stack, count: u32, mailbox: &str) -> Vec<Value> {
@@ -185,10 +185,14 @@ async fn a_lost_connection_is_made_anew() -> Result<()> {
     let (input, out_text) = (input.display().to_string(), out.display().to_string());
     let arguments = ["submit", &input, "--wait", "--results", &out_text];
     let mut run = stack.spawn_with(binary(), &arguments, &[("BROKER__URI", &uri)])?;
-    for had in (0..12).map(|cut| 5 + cut * 15) {
-        until("a few results", LIMIT, async || Ok((results(&out).len() >= had).then_some(())))
+    let (mut had, mut connections, mut cuts) = (0, 0, 0);
+    while had < 290 {
+        let more = async || Ok((results(&out).len() > had && proxy.accepted() > connections).then_some(()));
+        until("more results over another connection", LIMIT, more)
             .await
-            .with_context(|| format!("{} results\n{}", results(&out).len(), run.output()))?;
+            .with_context(|| format!("{had} results\n{}", run.output()))?;
+        (had, connections, cuts) = (results(&out).len(), proxy.accepted(), cuts + 1);
+        eprintln!("{:?} had {had} connections {connections}", std::time::SystemTime::now());
         proxy.cut();
     }
     let ended = run.wait().await?;
@@ -198,7 +202,7 @@ async fn a_lost_connection_is_made_anew() -> Result<()> {
     let ids: BTreeSet<_> = told.iter().filter_map(|event| event["jobId"].as_str()).collect();
     assert_eq!((told.len(), ids.len()), (300, 300), "{}", run.output());
     assert_eq!(stack.exchange.items(&mailbox).len(), 270);
-    assert!(proxy.accepted() >= 8, "{} connections", proxy.accepted());
+    assert!(cuts >= 3, "{cuts} cuts");
     Ok(())
 }
 
