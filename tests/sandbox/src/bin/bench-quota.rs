@@ -176,7 +176,7 @@ async fn bench(cli: &Cli, mode: &str, stack: &Stack, binary: &Path) -> Result<()
     report(cli, stack, &mailboxes, &before, &after, windows);
     println!("  jobs told             {:>8.1} per second", told_now as f64 / since.elapsed().as_secs_f64());
     if cli.changes {
-        Box::pin(changes(cli, mode, stack, binary, &mut workers, &told)).await?;
+        Box::pin(changes(cli, mode, stack, binary, &mut workers, &mailboxes, &told)).await?;
     }
     let violations = stack.exchange.violations();
     ensure!(violations.is_empty(), "requests that no right client sends: {violations:?}");
@@ -251,6 +251,7 @@ async fn changes(
     stack: &Stack,
     binary: &Path,
     workers: &mut Vec<Worker>,
+    mailboxes: &[String],
     told: &Told,
 ) -> Result<()> {
     let watch = WATCH.max(Duration::from_secs(cli.window));
@@ -279,11 +280,17 @@ async fn changes(
         }
         let ended = since.elapsed().as_secs_f64();
         sleep(watch).await;
-        println!(
-            "  {what:<21} within {ended:.1} s; {} mailboxes of its own; {}",
-            orphans.len(),
-            again(told, since, &name, &orphans)
-        );
+        // Whoever has spent its window stands still whatever happens to the workers: silences of the windows before say how long.
+        let others = mailboxes.iter().filter(|id| !orphans.contains(*id)).cloned().collect();
+        println!("  {what:<21} within {ended:.1} s");
+        for (whose, these) in [("its own", orphans), ("the others", others)] {
+            println!(
+                "    {whose:<19} {} mailboxes; {}; {}",
+                these.len(),
+                again(told, since, &name, &these),
+                silences(told, since, Duration::from_secs(cli.window * 2), &name, &these)
+            );
+        }
     }
     Ok(())
 }
@@ -300,6 +307,45 @@ fn first_of(told: &Told, since: Instant, which: impl Fn(&(Instant, String, Strin
     let told = told.lock().unwrap_or_else(PoisonError::into_inner);
     let first = told.iter().find(|line| line.0 >= since && which(line));
     first.map_or("never".into(), |line| format!("{:.1} s", (line.0 - since).as_secs_f64()))
+}
+
+/// For how long these mailboxes were silent when a worker went, and at longest in the time before.
+fn silences(
+    told: &Told,
+    since: Instant,
+    before: Duration,
+    gone: &str,
+    mailboxes: &BTreeSet<String>,
+) -> String {
+    #[derive(Default)]
+    struct Silence {
+        last: Option<Instant>,
+        before: f64,
+        over: Option<f64>,
+    }
+    let told = told.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut silences: BTreeMap<&String, Silence> = BTreeMap::new();
+    for (at, worker, mailbox) in told.iter().filter(|line| line.0 + before >= since) {
+        if !mailboxes.contains(mailbox) || (*at >= since && worker == gone) {
+            continue;
+        }
+        let silence = silences.entry(mailbox).or_default();
+        let silent = silence.last.replace(*at).map_or(0.0, |last| (*at - last).as_secs_f64());
+        if *at < since {
+            silence.before = silence.before.max(silent);
+        } else {
+            silence.over.get_or_insert(silent);
+        }
+    }
+    let median = |mut seconds: Vec<f64>| {
+        seconds.sort_by(f64::total_cmp);
+        seconds.get(seconds.len() / 2).copied().unwrap_or(f64::NAN)
+    };
+    format!(
+        "silent for {:.1} s then, for {:.1} s at longest before (medians)",
+        median(silences.values().filter_map(|silence| silence.over).collect()),
+        median(silences.values().map(|silence| silence.before).collect())
+    )
 }
 
 /// How long each of these mailboxes stood still until another worker told of it.
