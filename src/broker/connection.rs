@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{
-    FutureExt as _, StreamExt as _,
+    FutureExt as _,
     future::{BoxFuture, Shared},
 };
 use lapin::{
@@ -160,14 +160,14 @@ impl std::fmt::Debug for Connection {
 
 impl Connection {
     fn of(inner: lapin::Connection) -> Self {
-        let lost = loss::lost(inner.events_listener().boxed()).boxed().shared();
+        let lost = loss::lost(inner.events_listener()).boxed().shared();
         Self { inner: Arc::new(inner), lost }
     }
 
     /// A new channel.
     ///
     /// # Errors
-    /// When there is none, or the connection is lost before it is open.
+    /// When the broker does not open it in time, or the connection is lost before.
     pub(super) async fn channel(&self) -> lapin::Result<Channel> {
         self.unless_lost(answered(self.inner.create_channel())).await
     }

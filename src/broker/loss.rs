@@ -1,6 +1,6 @@
 //! That a connection is lost, and why consuming ended.
 
-use std::io;
+use std::{io, pin::pin};
 
 use futures_util::{Stream, StreamExt as _};
 use lapin::Event;
@@ -87,7 +87,8 @@ impl From<lapin::Error> for Lost {
 }
 
 /// Hears what a connection says of itself, until it says that it is lost.
-pub(super) async fn lost(mut events: impl Stream<Item = Event> + Unpin) -> ConnectionLost {
+pub(super) async fn lost(events: impl Stream<Item = Event>) -> ConnectionLost {
+    let mut events = pin!(events);
     loop {
         match events.next().await {
             None => return ConnectionLost("its events ended".into()),

@@ -19,7 +19,7 @@ use restore_sandbox::{
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::support::{binary, quick_and, quick_worker, stack, told};
+use crate::support::{binary, broker_behind_a_proxy, quick_and, quick_worker, stack, told};
 
 const JOBS: &str = "restore.jobs";
 const OTHER_TENANT: &str = "b7809c93-0000-4000-8000-000000000009";
@@ -102,10 +102,7 @@ const QUICK_LONG: [(&str, &str); 3] =
 /// A stack behind a proxy, and a worker that goes through it.
 async fn behind_a_proxy(name: &str, more: &[(&str, &str)]) -> Result<(Stack, Proxy, Worker)> {
     let stack = stack(name).await?;
-    let (before, rest) = stack.uri.split_once('@').context("a login")?;
-    let (address, path) = rest.split_once('/').context("a vhost")?;
-    let proxy = Proxy::start(address.parse()?).await?;
-    let uri = format!("{before}@{}/{path}", proxy.addr());
+    let (proxy, uri) = broker_behind_a_proxy(&stack).await?;
     let more: Vec<_> = more.iter().copied().chain([("BROKER__URI", uri.as_str())]).collect();
     let worker = stack.worker(binary(), &more).await?;
     Ok((stack, proxy, worker))

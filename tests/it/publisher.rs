@@ -1,15 +1,9 @@
 //! Publishing over connections that are lost: a publish ends with its confirm, or with its connection.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
-use restore_sandbox::{proxy::Proxy, wait::until};
+use restore_sandbox::wait::until;
 use restore_worker::{
     broker::{Broker, PublishError, Submission},
     config::Sources,
@@ -19,9 +13,7 @@ use restore_worker::{
 use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::stack;
-
-type Count = Arc<AtomicU64>;
+use crate::support::{broker_behind_a_proxy, stack};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// Connections that end while channels are being opened on them.
@@ -34,10 +26,7 @@ const PUBLISHERS: u32 = 64;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_publish_ends_with_its_connection() -> Result<()> {
     let stack = stack("a_publish_ends_with_its_connection").await?;
-    let (login, place) = stack.uri.split_once('@').context("a login")?;
-    let (address, vhost) = place.split_once('/').context("a vhost")?;
-    let proxy = Proxy::start(address.parse()?).await?;
-    let uri = format!("{login}@{}/{vhost}", proxy.addr());
+    let (proxy, uri) = broker_behind_a_proxy(&stack).await?;
     let variables = stack.variables_and(&[
         ("BROKER__URI", &uri),
         ("BROKER__CONFIRM_TIMEOUT", "1h"),
@@ -45,14 +34,14 @@ async fn a_publish_ends_with_its_connection() -> Result<()> {
     ]);
     let settings = Sources { file: None, environment: variables.into_iter().collect() }.operator()?.broker;
     let metrics = Arc::new(Metrics::register("test", "")?);
-    let broker = Broker::new(settings, Parser { default_tenant: None }, metrics);
+    let broker = Broker::new(settings, Parser { default_tenant: None }, Arc::clone(&metrics));
     broker.open().await?;
 
-    let (done, confirmed, unconfirmed) = (CancellationToken::new(), Count::default(), Count::default());
+    let published = |outcome| metrics.publish.with_label_values(&["job", outcome]).get();
+    let done = CancellationToken::new();
     let mut publishing = JoinSet::new();
     for _ in 0..PUBLISHERS {
         let (broker, done) = (broker.clone(), done.clone());
-        let (confirmed, unconfirmed) = (Arc::clone(&confirmed), Arc::clone(&unconfirmed));
         publishing.spawn(async move {
             let job = Submission {
                 body: b"{}",
@@ -64,10 +53,9 @@ async fn a_publish_ends_with_its_connection() -> Result<()> {
             };
             while !done.is_cancelled() {
                 match broker.publisher().job(&job).await {
-                    Ok(()) => confirmed.fetch_add(1, Relaxed),
-                    Err(PublishError::Unconfirmed(_)) => unconfirmed.fetch_add(1, Relaxed),
+                    Ok(()) | Err(PublishError::Unconfirmed(_)) => {}
                     Err(error) => return Err(error),
-                };
+                }
             }
             Ok(())
         });
@@ -75,8 +63,8 @@ async fn a_publish_ends_with_its_connection() -> Result<()> {
     for cut in 0..CUTS {
         until("another connection", LIMIT, async || Ok((proxy.accepted() > cut).then_some(()))).await?;
         // The first is confirmed while the others' channels are still being opened.
-        let before = confirmed.load(Relaxed);
-        until("a confirm", LIMIT, async || Ok((confirmed.load(Relaxed) > before).then_some(()))).await?;
+        let before = published("confirmed");
+        until("a confirm", LIMIT, async || Ok((published("confirmed") > before).then_some(()))).await?;
         proxy.cut();
     }
     done.cancel();
@@ -85,6 +73,6 @@ async fn a_publish_ends_with_its_connection() -> Result<()> {
     {
         ended??;
     }
-    assert!(unconfirmed.load(Relaxed) > CUTS, "{} lost with their connection", unconfirmed.load(Relaxed));
+    assert!(published("unconfirmed") > CUTS, "{} lost with their connection", published("unconfirmed"));
     Ok(())
 }

@@ -11,6 +11,7 @@ use restore_sandbox::{
     emitter::Emitter,
     exchange,
     fts::ItemSpec,
+    proxy::Proxy,
     rabbitmq::{Broker, Options},
     stack::{RECORDS, Stack, create_job, exchange_options},
     worker::Worker,
@@ -38,6 +39,15 @@ pub(crate) async fn stack(name: &str) -> Result<Stack> {
 /// A stack with an Exchange of its own kind.
 pub(crate) async fn stack_with(name: &str, options: exchange::Options) -> Result<Stack> {
     Stack::start(broker().await?.create_vhost(name).await?, options).await
+}
+
+/// A proxy before the stack's broker, and the URI that leads through it.
+pub(crate) async fn broker_behind_a_proxy(stack: &Stack) -> Result<(Proxy, String)> {
+    let (login, place) = stack.uri.split_once('@').context("a login")?;
+    let (address, vhost) = place.split_once('/').context("a vhost")?;
+    let proxy = Proxy::start(address.parse()?).await?;
+    let uri = format!("{login}@{}/{vhost}", proxy.addr());
+    Ok((proxy, uri))
 }
 
 /// Times so short that a doubt is over within seconds. A lease is 7 s then: a send's 2 s, and the margin.

@@ -285,10 +285,9 @@ async fn changes(
         println!("  {what:<21} within {ended:.1} s");
         for (whose, these) in [("its own", orphans), ("the others", others)] {
             println!(
-                "    {whose:<19} {} mailboxes; {}; {}",
+                "    {whose:<19} {} mailboxes; {}",
                 these.len(),
-                again(told, since, &name, &these),
-                silences(told, since, Duration::from_secs(cli.window * 2), &name, &these)
+                again(told, since, Duration::from_secs(cli.window * 2), &name, &these)
             );
         }
     }
@@ -309,60 +308,39 @@ fn first_of(told: &Told, since: Instant, which: impl Fn(&(Instant, String, Strin
     first.map_or("never".into(), |line| format!("{:.1} s", (line.0 - since).as_secs_f64()))
 }
 
-/// For how long these mailboxes were silent when a worker went, and at longest in the time before.
-fn silences(
-    told: &Told,
-    since: Instant,
-    before: Duration,
-    gone: &str,
-    mailboxes: &BTreeSet<String>,
-) -> String {
-    #[derive(Default)]
-    struct Silence {
-        last: Option<Instant>,
-        before: f64,
-        over: Option<f64>,
-    }
+/// How long each of these mailboxes stood still until another worker than the one that went told of it, and how long it was silent:
+/// over that time, and at longest in the time before.
+fn again(told: &Told, since: Instant, before: Duration, gone: &str, mailboxes: &BTreeSet<String>) -> String {
     let told = told.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut silences: BTreeMap<&String, Silence> = BTreeMap::new();
+    let (mut last, mut longest) = (BTreeMap::new(), BTreeMap::new());
+    let (mut waits, mut silences) = (BTreeMap::new(), BTreeMap::new());
     for (at, worker, mailbox) in told.iter().filter(|line| line.0 + before >= since) {
         if !mailboxes.contains(mailbox) || (*at >= since && worker == gone) {
             continue;
         }
-        let silence = silences.entry(mailbox).or_default();
-        let silent = silence.last.replace(*at).map_or(0.0, |last| (*at - last).as_secs_f64());
+        let silent = last.insert(mailbox, *at).map_or(0.0, |last| (*at - last).as_secs_f64());
         if *at < since {
-            silence.before = silence.before.max(silent);
+            let longest = longest.entry(mailbox).or_insert(silent);
+            *longest = longest.max(silent);
         } else {
-            silence.over.get_or_insert(silent);
+            waits.entry(mailbox).or_insert((*at - since).as_secs_f64());
+            silences.entry(mailbox).or_insert(silent);
         }
     }
-    let median = |mut seconds: Vec<f64>| {
+    let [waits, silences, longest] = [waits, silences, longest].map(|seconds| {
+        let mut seconds: Vec<f64> = seconds.into_values().collect();
         seconds.sort_by(f64::total_cmp);
-        seconds.get(seconds.len() / 2).copied().unwrap_or(f64::NAN)
-    };
-    format!(
-        "silent for {:.1} s then, for {:.1} s at longest before (medians)",
-        median(silences.values().filter_map(|silence| silence.over).collect()),
-        median(silences.values().map(|silence| silence.before).collect())
-    )
-}
-
-/// How long each of these mailboxes stood still until another worker told of it.
-fn again(told: &Told, since: Instant, gone: &str, mailboxes: &BTreeSet<String>) -> String {
-    let told = told.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut first = BTreeMap::new();
-    for (at, worker, mailbox) in told.iter().filter(|line| line.0 >= since) {
-        if worker != gone && mailboxes.contains(mailbox) {
-            first.entry(mailbox).or_insert((*at - since).as_secs_f64());
-        }
-    }
-    let mut waits: Vec<_> = first.values().copied().collect();
-    waits.sort_by(f64::total_cmp);
-    match (waits.get(waits.len() / 2), waits.last()) {
-        (Some(median), Some(longest)) => {
-            format!("{} flow again: median after {median:.1} s, the last after {longest:.1} s", waits.len())
-        }
-        _ => "none flows again".into(),
+        seconds
+    });
+    let median = |seconds: &[f64]| seconds.get(seconds.len() / 2).copied().unwrap_or(f64::NAN);
+    match waits.last() {
+        Some(last) => format!(
+            "{} flow again: median after {:.1} s, the last after {last:.1} s; silent for {:.1} s then, for {:.1} s at longest before (medians)",
+            waits.len(),
+            median(&waits),
+            median(&silences),
+            median(&longest),
+        ),
+        None => "none flows again".into(),
     }
 }
